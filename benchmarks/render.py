@@ -7,8 +7,8 @@
 Without a checkpoint it renders the demo's parent A at 64 px, and SD1.5 of full width with random weights at 128 px.
 
 "plain" is what a script without mergetune does: the family's pipeline, one call for each image, PIL images.
-`--launched` also times the suite without CUDA graphs, and compares the images. `--variants` times memory formats and
-compilation, which no study uses, to show what they would gain.
+`--launched` also times the suite without CUDA graphs, and compares the images. `--variants` times sums in fp16
+and how far they move images; memory formats and compilation, which no study uses, to show what they would gain.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from optimizer.rendering.models import LiveModels
 from optimizer.rendering.render import Renderer
 from optimizer.rendering.sampling.sample import sample
 from optimizer.rendering.unet import GraphedUnet, LaunchedUnet, UnetCall
+from optimizer.rendering.variation import grey_levels
 from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.setup import build_renderer
 from studies.spec.rendering import RenderSettings
@@ -219,9 +220,14 @@ class Comparison:
         self.renderer.models = replace(self.renderer.models, unet_call=call)
 
     def variants(self) -> None:
-        """Time memory formats and compilation; comes last, because it changes the modules for good."""
+        """Time sums in fp16, memory formats and compilation; comes last, because it changes the modules for good."""
         unet = self.renderer.models.unet
         recorded = GraphedUnet if self.device.type == "cuda" else LaunchedUnet
+        self.ours(4)
+        exact = self.renders.images
+        self._warm_and_timed(recorded(unet, accumulates_in_fp16=True), "ours, summed in fp16")
+        apart = [grey_levels(*pair) for pair in zip(exact, self.renders.images, strict=True)]
+        print(f"grey levels that sums in fp16 move an image: {min(apart):.3f} to {max(apart):.3f}")
         unet.to(memory_format=torch.channels_last)
         self._warm_and_timed(recorded(unet), "ours, channels_last")
         start = time.perf_counter()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
+import math
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,3 +36,20 @@ def _parse_line(line: str) -> LayoutTensor:
         kind=kind,
         optional=optional == "optional",
     )
+
+
+def hollow(path: Path, layout: str) -> Path:
+    """Write a full-size checkpoint in float16 with a true header and nothing behind it: a file of holes."""
+    table: dict[str, object] = {}
+    end = 0
+    for row in read_layout(layout):
+        if row.kind != "F" or not row.shape:
+            continue
+        size = 2 * math.prod(row.shape)
+        table[row.key] = {"dtype": "F16", "shape": list(row.shape), "data_offsets": [end, end + size]}
+        end += size
+    header = json.dumps(table).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + end)
+    return path

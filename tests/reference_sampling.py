@@ -513,6 +513,20 @@ def sampled(
         path_levels: the levels in float32 at which a Brownian path is asked, whose last bits show in its increments.
     """
     levels = levels_of(sampler, schedule, steps, program)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(*shape, generator=generator).double()
+    whole = sampler in {"ddim_a1111", "uni_pc_a1111"} or (program == "comfyui" and levels[0] > TABLE[-1] * (1 - 1e-6))
+    x = x * (math.sqrt(levels[0] ** 2 + 1) if whole else levels[0])
+    if program == "comfyui":
+        generator = torch.Generator().manual_seed(seed)
+    noise = brownian_noise(path_levels, seed, shape) if "_sde" in sampler else drawn_noise(generator, shape)
+    return LOOPS[sampler](denoiser(model, sampler, program, predicts_v=predicts_v), x, levels, noise)
+
+
+def denoiser(
+    model: Callable[[Tensor, float], Tensor], sampler: str, program: str, *, predicts_v: bool = False
+) -> Denoise:
+    """Return the clean latents by the output of a U-Net for latents of variance 1."""
 
     def denoise(x: Tensor, level: float) -> Tensor:
         time = time_of(sampler, level, program)
@@ -523,14 +537,63 @@ def sampled(
         late = 10 * time
         return (0.25 * x + late * math.sqrt(late**2 + 0.25) * clean) / (late**2 + 0.25)
 
+    return denoise
+
+
+def second_levels_of(
+    sampler: str, schedule: str, steps: int, program: str, strength: float
+) -> tuple[float, list[float]]:
+    """Return the level to which a second pass noises its latents, and the levels that its sampler passes through.
+
+    A1111: setup_img2img_steps and sample_img2img; its DDIM and UniPC count times. ComfyUI: KSampler.set_steps.
+    """
+    if program == "comfyui":
+        total = steps if strength > 0.9999 else int(steps / strength)
+        levels = levels_of(sampler, schedule, total, program)[-(steps + 1) :]
+        return levels[0], levels
+    total = int(steps / min(strength, 0.999))
+    if sampler not in {"ddim_a1111", "uni_pc_a1111"}:
+        levels = levels_of(sampler, schedule, total, program)[total - steps :]
+        return levels[0], levels
+    times = np.unique(np.clip(np.arange(0, 1000, 1000 // total) + 1, 0, 999))
+    noised, begin = TABLE[times[steps - 1]], times[steps - 2]
+    if sampler == "ddim_a1111":
+        return noised, [*TABLE[times[: steps - 1]][::-1]]
+    log_alpha = np.interp(np.linspace(begin, 0, steps), np.arange(1000), -np.log(TABLE**2 + 1) / 2)
+    return noised, [*np.sqrt(np.exp(-2 * log_alpha) - 1)]
+
+
+def sampled_again(
+    model: Callable[[Tensor, float], Tensor],
+    latents: Tensor,
+    *,
+    sampler: str,
+    schedule: str,
+    steps: int,
+    strength: float,
+    program: str,
+    seed: int,
+    path_levels: Sequence[float],
+) -> Tensor:
+    """Sample the second pass of one item as a program does, from latents [1, c, h, w] float64.
+
+    Args:
+        model, path_levels: as for `sampled`.
+    """
+    noised, levels = second_levels_of(sampler, schedule, steps, program, strength)
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(*shape, generator=generator).double()
-    whole = sampler in {"ddim_a1111", "uni_pc_a1111"} or (program == "comfyui" and levels[0] > TABLE[-1] * (1 - 1e-6))
-    x = x * (math.sqrt(levels[0] ** 2 + 1) if whole else levels[0])
+    unit = torch.randn(*latents.shape, generator=generator).double()
+    if sampler in {"ddim_a1111", "uni_pc_a1111"}:  # which work with latents of variance 1
+        alpha, alpha_read = (1 / (level**2 + 1) for level in (noised, levels[0]))
+        x = (math.sqrt(alpha) * latents + math.sqrt(1 - alpha) * unit) / math.sqrt(alpha_read)
+    else:
+        whole = program == "comfyui" and levels[0] > TABLE[-1] * (1 - 1e-6)
+        x = latents + (math.sqrt(noised**2 + 1) if whole else noised) * unit
     if program == "comfyui":
         generator = torch.Generator().manual_seed(seed)
+    shape = tuple(latents.shape)
     noise = brownian_noise(path_levels, seed, shape) if "_sde" in sampler else drawn_noise(generator, shape)
-    return LOOPS[sampler](denoise, x, levels, noise)
+    return LOOPS[sampler](denoiser(model, sampler, program), x, levels, noise)
 
 
 def sampled_flow(

@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.errors import PromptError
-from optimizer.trial.front import chosen_trial
+from optimizer.trial.best import Best, best_of, load_results
 from optimizer.trial.gains import mean_interval
 from optimizer.trial.objective import SINGLE, Objective, Scores
-from optimizer.trial.repeats import counted_once, first_of_each, positions_once
+from optimizer.trial.repeats import first_of_each, positions_once
 from optimizer.trial.stored_scores import trial_scores
 from optimizer.trial.weighted import grouped
 from scorers.protocol import Direction, ScorerInfo
 from search_spaces.blocks import Architecture
-from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.spec.fingerprints import files_of_scorer, those_of_suite
@@ -35,8 +34,13 @@ class Side:
     objective: Objective
     infos: Mapping[str, ScorerInfo]
     trials: tuple[StoredTrial, ...]
-    best: StoredTrial | None  # the knee of the front if there are several objectives
+    chosen: Best | None  # None while no trial is complete
     scores: Scores  # of the best trial; empty if there is none
+
+    @property
+    def best(self) -> StoredTrial | None:
+        """The study's best trial."""
+        return None if self.chosen is None else self.chosen.trial
 
     @property
     def means(self) -> dict[str, float]:
@@ -89,10 +93,12 @@ def compare(first: Side, second: Side) -> StudyComparison:
 
 def load_side(records: StudyRecords, objective: Objective, infos: Mapping[str, ScorerInfo]) -> Side:
     """Load a study with the scores of its best trial."""
-    trials = tuple(counted_once(records, load_trials(records)))
-    best = chosen_trial(trials, objective)
-    scores = Scores(by_item={}, by_set={}) if best is None else trial_scores(records, best)
-    return Side(study=records.study, objective=objective, infos=infos, trials=trials, best=best, scores=scores)
+    trials, final = load_results(records)
+    chosen = best_of(trials, final, objective)
+    scores = Scores(by_item={}, by_set={}) if chosen is None else trial_scores(records, chosen.trial)
+    return Side(
+        study=records.study, objective=objective, infos=infos, trials=tuple(trials), chosen=chosen, scores=scores
+    )
 
 
 # ------------------------------------------------------------------------------------------- settings

@@ -28,14 +28,12 @@ from basics.messages import counted
 from optimizer.errors import TooFewTrialsError
 from optimizer.search.depth.posterior import Effect
 from optimizer.search.depth.stored_study import fitted_model, space_of
-from optimizer.trial.front import chosen_trial
+from optimizer.trial.best import Best, best_of, load_results
 from optimizer.trial.objective import Objective
-from optimizer.trial.ranking import best_trials
 from scorers.protocol import Direction
 from search_spaces.parameters import Parameter
 from search_spaces.space import SearchSpace
 from studies.records.optuna_studies import optuna_trials
-from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 
@@ -74,7 +72,6 @@ class Findings:
     shares: Mapping[str, float]  # parameter -> importance; they sum to 1
     effects: Mapping[str, tuple[Bin, ...]]  # parameter -> observed effect: the bins that hold trials, ascending
     model_effects: Mapping[str, Effect] | None  # parameter -> the model's effect; None if it cannot be fitted
-    best: StoredTrial  # in this objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +82,7 @@ class Insight:
     space: SearchSpace
     objective: Objective
     trials: tuple[StoredTrial, ...]  # every trial that was started
+    best: Best
     samples: tuple[Sample, ...]
     left_out: int  # complete trials outside the space: whole parents that it cannot express
     findings: tuple[Findings, ...]  # one for each objective
@@ -104,11 +102,14 @@ class Insight:
         return next((sample.params for sample in self.samples if sample.number == trial.number), None)
 
     @property
-    def chosen(self) -> StoredTrial:
-        """The best trial of the study; the knee of the front if there are several objectives."""
-        trial = chosen_trial(self.trials, self.objective)
-        assert trial is not None, "an insight has complete trials"  # noqa: S101
-        return trial
+    def shown(self) -> StoredTrial:
+        """The trial whose ratios are shown: the best merge or, where there is none, the best trial."""
+        return self.best.merge or self.best.trial
+
+    @property
+    def shown_as(self) -> str:
+        """What the trial with the ratios is: `best`, or `best merge` where the best trial is a parent."""
+        return "best" if self.shown is self.best.trial else "best merge"
 
 
 def insight(records: StudyRecords, objective: Objective, *, fits_model: bool = True) -> Insight:
@@ -121,7 +122,8 @@ def insight(records: StudyRecords, objective: Objective, *, fits_model: bool = T
         TooFewTrialsError: fewer than MIN_TRIALS complete trials are in the search space.
     """
     study = records.study
-    trials = tuple(load_trials(records))
+    loaded, final = load_results(records)
+    trials, best = tuple(loaded), best_of(loaded, final, objective)
     samples = load_samples(records, trials)
     if len(samples) < MIN_TRIALS:
         raise TooFewTrialsError(
@@ -136,16 +138,17 @@ def insight(records: StudyRecords, objective: Objective, *, fits_model: bool = T
             shares=shares(samples, space, name, direction),
             effects={parameter.name: main_effect(samples, parameter, name) for parameter in space.parameters},
             model_effects=model_effects(records, trials, index) if fits_model else None,
-            best=best_trials(trials, Objective(names=(name,), directions=(direction,), terms=()))[0],
         )
         for index, (name, direction) in enumerate(zip(objective.names, objective.directions, strict=True))
     )
+    assert best is not None, "where there are samples, at least one trial has all items"  # noqa: S101
     complete = sum(trial.state == "complete" for trial in trials)
     return Insight(
         study=study,
         space=space,
         objective=objective,
         trials=trials,
+        best=best,
         samples=samples,
         left_out=complete - len(samples),
         findings=findings,

@@ -50,6 +50,7 @@ class Picture:
 
     slot: Slot
     trial: StoredTrial
+    role: str  # what the trial is: `best (the final's choice)`
     values: Mapping[str, float] | None  # place -> the slot's number; None if the trial is outside the space
     shares: Mapping[str, float]  # searched place -> importance of its parameter
     shared: bool  # whether any parameter has several places
@@ -99,8 +100,8 @@ def _two_columns(in_order: Sequence[str]) -> dict[str, Spot]:
 
 
 def picture_of(insight: Insight, findings: Findings) -> Picture:
-    """Describe the ratio slot that matters most, in the study's best trial."""
-    space, trial = insight.space, insight.chosen
+    """Describe the ratio slot that matters most, in the study's best merge."""
+    space, trial = insight.space, insight.shown
     totals = {
         index: sum(findings.shares[parameter.name] for parameter in space.parameters if parameter.slot == index)
         for index in {parameter.slot for parameter in space.parameters}
@@ -117,6 +118,7 @@ def picture_of(insight: Insight, findings: Findings) -> Picture:
     return Picture(
         slot=space.slots[index],
         trial=trial,
+        role=f"{insight.shown_as} ({insight.best.reason})" if insight.shown_as == "best" else insight.shown_as,
         values=values,
         shares={place: findings.shares[parameter.name] for parameter in parameters for place in parameter.places},
         shared=any(len(parameter.places) > 1 for parameter in parameters),
@@ -192,9 +194,9 @@ def label_of(slot: Slot) -> str:
 
 
 def _unet_heading(picture: Picture) -> str:
-    trial = f"the best trial, {picture.trial.number} ({picture.trial.title})"
+    trial = f"trial {picture.trial.number}, {picture.trial.title}: {picture.role}"
     if picture.values is None:
-        return f"{trial}, is outside the search space, so blocks have no colours"
+        return f"{trial}; it is outside the search space, so blocks have no colours"
     return f"colour and number: {label_of(picture.slot)} in {trial}"
 
 
@@ -326,7 +328,7 @@ def _draw_progress(axes: Axes, insight: Insight, findings: Findings) -> None:
             numbers, values, marker=group.marker, color=group.colour, s=group.size, label=group.label, zorder=3
         )
     numbers, running = best_so_far(insight, findings)
-    axes.step(numbers, running, where="post", color="#d9822b", linewidth=2, label="best so far", zorder=2)
+    axes.step(numbers, running, where="post", color="#d9822b", linewidth=2, label="best observed so far", zorder=2)
     parents = [trial for group in groups if group.label == "parents" for trial in group.trials]
     if parents:
         pick = max if findings.direction == "maximize" else min
@@ -369,13 +371,13 @@ def _draw_effects(figure: SubFigure, insight: Insight, findings: Findings, rows:
     """Draw a small panel for each parameter, in depth order, all on one scale."""
     figure.suptitle(
         f"main effects: trials (dots), their means in {BINS} equal parts of the bounds with standard errors, "
-        "the model's effect (dashed), and the best trial (vertical line)",
+        f"the model's effect (dashed), and {insight.shown_as} (trial {insight.shown.number}, vertical line)",
         x=0.01,
         ha="left",
         fontsize=11,
     )
     panels = np.atleast_1d(figure.subplots(rows, COLUMNS, sharey=True, squeeze=False)).ravel()
-    best = insight.params_of(insight.chosen) or {}
+    best = insight.params_of(insight.shown) or {}
     largest = max(findings.shares.values()) or 1.0
     for axes, parameter in zip(panels, insight.space.parameters, strict=False):
         name, share = parameter.name, findings.shares[parameter.name]

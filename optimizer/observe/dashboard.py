@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 import optuna_dashboard
-from optuna.storages import get_storage
 
 from optimizer.errors import StorageError
+from optimizer.observe.best_trial import DashboardStorage
+from optimizer.observe.figure_order import put_figures_in_order
 from optimizer.observe.http_gate import (
     Application,
     Password,
@@ -22,6 +23,7 @@ from optimizer.observe.http_gate import (
     without_renaming,
 )
 from optimizer.observe.http_server import HttpServer, Limits
+from optimizer.observe.narrow_pages import with_narrow_pages
 from optimizer.observe.pareto_front import hasten_pareto_fronts
 from optimizer.observe.plot_excerpts import excerpt_plot
 from studies.files.artifacts import Artifacts
@@ -50,11 +52,12 @@ def make_server(
     Raises:
         StorageError: the address cannot be listened on.
     """
-    # Optuna wraps a plain RDB storage in its cache: the study page of a long study loads several times faster.
-    storage = get_storage(database.storage)
+    storage = DashboardStorage(database)  # with Optuna's cache, a long study's page loads several times faster
     hasten_pareto_fronts()
+    put_figures_in_order()
     dashboard: Application = optuna_dashboard.wsgi(storage, artifact_store=artifacts.for_optuna)
     dashboard = one_expensive_at_a_time(with_plots(dashboard, partial(excerpt_plot, storage)), limits.threads // 2)
+    dashboard = with_narrow_pages(dashboard)
     dashboard = for_own_pages(for_readable_paths(without_renaming(with_inert_answers(dashboard))))
     if not changes:
         dashboard = read_only(dashboard)

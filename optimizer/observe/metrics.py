@@ -111,8 +111,8 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.best = prometheus.Gauge(
-            "mergetune_best_gain", "Best gain over the better parent, of all workers.", (*of, "objective"),
-            registry=registry,
+            "mergetune_best_gain", "Best gain over the better parent observed in the search, of all workers.",
+            (*of, "objective"), registry=registry,
         )  # fmt: skip
 
     def count_outage(self, event: OutageBegan | OutageEnded, study: str = NO_STUDY) -> None:

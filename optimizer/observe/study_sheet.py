@@ -10,7 +10,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from torch import Tensor
 
 from optimizer.rendering.contact_sheet import comparison_sheet, thumbnail
-from optimizer.trial.front import chosen_trial
+from optimizer.trial.best import best_of
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import parent_trials
@@ -87,7 +87,8 @@ class LatestSheet:
         """
         study = self._records.study
         parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
-        best = chosen_trial(trials, self._objective)
+        found = best_of(trials, None, self._objective)
+        best = None if found is None else found.trial
         shown = parents if best is None or best in parents else [*parents, best]
         self._read(shown)
         if not shown or not all(self._thumbnails[trial.number] for trial in shown):

@@ -37,7 +37,9 @@ def trial_note(
         split: the sections searched block by block so far, with `granularity: auto`.
         study_id, trial_id: Optuna's.
     """
-    parts = [f"## Trial {trial.number}: {in_markdown(trial.title)}"]
+    proposed = f", proposed by {in_markdown(trial.title)}" if trial.origin.kind == "sampler" else ""
+    name = trial.name if proposed else trial.title
+    parts = [f"## Trial {trial.number}: {in_markdown(name)}{proposed}"]
     if trial.estimated:
         stopped = stopped_after(trial, len(plan.spec.suite.items()))
         parts.append(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimizer.rendering.sameness import same_renders, same_stages
+from optimizer.rendering.tiles import tiled_sizes
 from optimizer.runtime.plan import Plan
 from studies.records.stored_studies import software_versions
 from studies.records.values import ParentFile, StoredStudy
@@ -55,10 +56,19 @@ def image_differences(plan: Plan, parents: Sequence[ParentFile], other: StoredSt
         yield "the suite is written otherwise, and racing would divide it into other stages"
     if spec.export.dtype != theirs.export.dtype:
         yield "another export dtype"
-    if _batching(spec) != _batching(theirs):
-        yield "another dtype or batch size of the renders"
+    yield from _rendered_otherwise(spec, theirs)
     if spec.render.degenerate_limit < theirs.render.degenerate_limit:
         yield "fewer broken images are allowed"
+
+
+def _rendered_otherwise(spec: StudySpec, theirs: StudySpec) -> Iterator[str]:
+    """Say which settings of the renders change pixels and differ."""
+    if _batching(spec) != _batching(theirs):
+        yield "another dtype or batch size of the renders"
+    if spec.render.fp16_accumulation != theirs.render.fp16_accumulation:
+        yield "the U-Net sums in fp16 in one of the two (`fp16_accumulation`)"
+    if bool(tiled_sizes(spec.suite, spec.render)) != bool(tiled_sizes(theirs.suite, theirs.render)):
+        yield "images are decoded in tiles in one of the two (`vae_tiling`)"
 
 
 def _same_stages(spec: StudySpec, theirs: StudySpec) -> bool:

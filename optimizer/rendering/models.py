@@ -17,6 +17,7 @@ from optimizer.merging.files.layout import Component
 from optimizer.rendering.latents import latent_config
 from optimizer.rendering.loras import NO_LORAS, SuiteLoras
 from optimizer.rendering.prediction import EPSILON, Prediction
+from optimizer.rendering.tiles import use_tiles
 from optimizer.rendering.unet import GraphedUnet, LaunchedUnet, UnetCall
 from search_spaces.blocks import UNET, VAE, Architecture, text_encoders
 from search_spaces.families.registry import titles
@@ -57,6 +58,8 @@ def build_models(
     resident: ResidentModel,
     prediction: Prediction = EPSILON,
     *,
+    fp16_accumulation: bool = False,
+    vae_tiling: bool = False,
     cuda_graphs: bool = False,
     loras: SuiteLoras = NO_LORAS,
 ) -> LiveModels:
@@ -64,6 +67,8 @@ def build_models(
 
     Args:
         prediction: what the merge predicts, from `agreed_prediction`; it cannot be read off the tensors' shapes.
+        fp16_accumulation: whether the U-Net's fp16 matrix products are summed in fp16, with other pixels.
+        vae_tiling: whether large images are decoded in tiles, with other pixels.
         cuda_graphs: whether the U-Net's kernels are recorded; it must stay on its GPU.
         loras: those that the resident model has `on_top`.
 
@@ -74,12 +79,14 @@ def build_models(
     modules: dict[Component, Any] = model_family(resident.architecture).build(shapes, latent_config(prediction))
     for component, module in modules.items():
         _attach(module, resident, component)
-    unet = modules.pop(UNET)
+    unet, vae = modules.pop(UNET), modules.pop(VAE)
+    if vae_tiling:
+        use_tiles(vae)
     return LiveModels(
         architecture=resident.architecture,
         unet=unet,
-        unet_call=GraphedUnet(unet) if cuda_graphs else LaunchedUnet(unet),
-        vae=modules.pop(VAE),
+        unet_call=(GraphedUnet if cuda_graphs else LaunchedUnet)(unet, accumulates_in_fp16=fp16_accumulation),
+        vae=vae,
         text_encoders=modules,
         prediction=prediction,
         in_turns=resident.in_turns,

@@ -9,8 +9,8 @@ from optimizer.errors import PromptError
 from optimizer.rendering.prompts.comfyui import MARK
 from optimizer.rendering.sameness import ModelInput, model_inputs
 from search_spaces.blocks import Architecture
-from studies.spec.published.items import Pictures, prompt_settings
 from studies.spec.published.settings import PublishedSettings
+from studies.spec.published.suites import Pictures, prompt_settings
 from studies.spec.suite import SuiteSettings
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from basics.messages import first_line
 from optimizer.errors import RenderError, UnscorableTrial
 from optimizer.rendering.conditioning import image_channels, unet_kind
+from optimizer.rendering.enlarging import enlarged, needs_vae
 from optimizer.rendering.guidance import check_perturbed, self_attentions
 from optimizer.rendering.largest_batches import BatchTooLarge, LargestBatches
 from optimizer.rendering.latents import to_vae
@@ -23,8 +24,9 @@ from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions, PromptEncoder
 from optimizer.rendering.sampling.noise import Increments
-from optimizer.rendering.sampling.sample import check_sampling, sample
+from optimizer.rendering.sampling.sample import check_sampling, sample, sample_again
 from optimizer.rendering.suite import alike_together, batches, stages
+from optimizer.rendering.tiles import is_tiled
 from scorers.degenerate import faults, measure
 from scorers.memory import lacks_memory
 from search_spaces.blocks import UNET, Architecture
@@ -62,6 +64,22 @@ class Renders:
     def faults(self) -> tuple[str | None, ...]:
         """The fault of each image, None where there is none."""
         return tuple(render.fault for render in self.renders)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """The embedded prompts of a suite: index of an item -> its embeddings in a pass."""
+
+    first: Mapping[int, Conditions]
+    second: Mapping[int, Conditions]  # of items that have a second pass
+
+    @property
+    def token_counts(self) -> dict[int, tuple[int, ...]]:
+        """Index of an item -> the tokens that the U-Net reads in each pass."""
+        return {
+            index: tuple(each[index].token_count for each in (self.first, self.second) if index in each)
+            for index in self.first
+        }
 
 
 class Renderer:
@@ -164,29 +182,27 @@ class Renderer:
         start = time.perf_counter()
         self._channels.clear()  # they depend on the VAE, which a merge may have changed
         self._decoded.clear()
-        conditions = self.encoder.conditions(self.items)
+        texts = Texts(first=self.encoder.conditions(self.items), second=self.encoder.second_conditions(self.items))
         text_seconds, count = time.perf_counter() - start, 0
         for items, by_loras in zip(self.stages, self._by_loras, strict=True):
             done: dict[int, Render] = {}
             seconds = {"text": text_seconds, "merge": 0.0, "denoise": 0.0, "decode": 0.0}
             text_seconds = 0.0  # all prompts were embedded before the first stage
-            for group in self._groups(by_loras, conditions):
-                for batch, images in self._render_group(group, conditions, seconds):
+            for group in self._groups(by_loras, texts):
+                for batch, images in self._render_group(group, texts, seconds):
                     done.update(zip((item.index for item in batch), images, strict=True))
                     count += len(batch)
                     if on_batch is not None:
                         on_batch(count)
             yield Renders(renders=tuple(done[item.index] for item in items), seconds=seconds)
 
-    def _groups(
-        self, by_loras: Sequence[Sequence[SuiteItem]], conditions: Mapping[int, Conditions]
-    ) -> Iterator[list[list[SuiteItem]]]:
+    def _groups(self, by_loras: Sequence[Sequence[SuiteItem]], texts: Texts) -> Iterator[list[list[SuiteItem]]]:
         """Yield groups of batches, each denoised before any of it is decoded: one group if U-Net and VAE take turns.
 
         Args:
             by_loras: the items of a stage, those with the same LoRAs together.
         """
-        tokens = {index: each.token_count for index, each in conditions.items()}
+        tokens = texts.token_counts
         all_batches = [
             batch
             for alike in by_loras
@@ -198,25 +214,25 @@ class Renderer:
             yield from ([batch] for batch in all_batches)
 
     def _render_group(
-        self, group: Sequence[list[SuiteItem]], conditions: Mapping[int, Conditions], seconds: dict[str, float]
+        self, group: Sequence[list[SuiteItem]], texts: Texts, seconds: dict[str, float]
     ) -> Iterator[tuple[list[SuiteItem], list[Render]]]:
         """Yield (batch, its renders), and add to the seconds of `merge`, `denoise` and `decode`.
 
         Raises:
             BatchTooLarge, UnscorableTrial: as for `render_stages`.
         """
-        latents = []
         with _timed(seconds, "denoise"):
-            for size in dict.fromkeys(map(_size, group)):
+            for size in dict.fromkeys(size for batch in group for size in (_first_size(batch), _image_size(batch))):
                 self._image_channels(*size)  # for all sizes first, because they need the VAE, which may be released
-        for batch in group:
-            with _timed(seconds, "merge"):
-                self._lay_on_top(batch)
-            with _timed(seconds, "denoise"):
-                latents.append(self._denoise_all(batch, conditions))
-        for batch, batch_latents in zip(group, latents, strict=True):
+        first = [self._denoise_all(batch, texts.first, None, seconds) for batch in group]
+        enlarged = [self._enlarge_all(*pair, seconds) for pair in zip(group, first, strict=True)]
+        second = [
+            latents if begin is None else self._denoise_all(batch, texts.second, begin, seconds)
+            for batch, latents, begin in zip(group, first, enlarged, strict=True)
+        ]
+        for batch, latents in zip(group, second, strict=True):
             with _timed(seconds, "decode"):
-                images = self._decode_all(batch_latents, _size(batch))
+                images = self._decode_all(latents, _image_size(batch))
             yield batch, images
 
     def _lay_on_top(self, batch: Sequence[SuiteItem]) -> None:
@@ -224,19 +240,47 @@ class Renderer:
         if self.models.lay_on_top(self._loras[batch[0].index], UNET):
             _wait_for(next(self.models.unet.parameters()))
 
-    def _denoise_all(self, batch: Sequence[SuiteItem], conditions: Mapping[int, Conditions]) -> Tensor:
-        """Denoise a batch: `_denoise` within the memory.
+    def _denoise_all(
+        self,
+        batch: Sequence[SuiteItem],
+        conditions: Mapping[int, Conditions],
+        begin: Tensor | None,
+        seconds: dict[str, float],
+    ) -> Tensor:
+        """Denoise a batch: `_denoise` within the memory, with the LoRAs of the batch on top of the U-Net.
 
         Raises:
             BatchTooLarge, UnscorableTrial: as for `render_stages`.
         """
-        channels = self._image_channels(*_size(batch))
-        self.models.use("unet")
-        compute = partial(self._denoise, batch, conditions, channels)
-        latents = self._within_memory("unet", _size(batch), len(batch), compute)
+        with _timed(seconds, "merge"):
+            self._lay_on_top(batch)
+        with _timed(seconds, "denoise"):
+            channels = self._image_channels(*(_first_size(batch) if begin is None else _image_size(batch)))
+            self.models.use("unet")
+            compute = partial(self._denoise, batch, conditions, channels, begin)
+            latents = self._within_memory("unet", _image_size(batch), len(batch), compute)
         if latents is None:
             raise BatchTooLarge
         return latents
+
+    def _enlarge_all(self, batch: Sequence[SuiteItem], latents: Tensor, seconds: dict[str, float]) -> Tensor | None:
+        """Return the latents from which the second pass of a batch begins; None if there is none.
+
+        Raises:
+            UnscorableTrial: as for `render_stages`.
+        """
+        hires, size = batch[0].sampling.hires, _image_size(batch)
+        if not hires.is_on:
+            return None
+        with _timed(seconds, "decode"):
+            if needs_vae(hires.upscaler):
+                self.models.use("vae")
+            compute = partial(enlarged, latents, size, hires.upscaler, self.models.vae)
+            found = self._within_memory("vae", size, 1, compute)  # the VAE gets one image at a time
+            if found is None:
+                raise BatchTooLarge
+            _wait_for(found)
+        return found
 
     def _decode_all(self, latents: Tensor, size: Size) -> list[Render]:
         """Decode a batch in groups that fit into the memory.
@@ -280,6 +324,8 @@ class Renderer:
         if count == 1:
             activity = "denoising" if component == "unet" else "decoding"
             message = f"out of memory {activity} a single image of {size[0]}x{size[1]}: {reason}"
+            if component == "vae" and is_tiled(*size) and not self.models.vae.use_tiling:
+                message += "; a study with `render: {vae_tiling: true}` takes less memory for it"
             raise UnscorableTrial(message, "out_of_memory")
         if self.models.unet.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -287,15 +333,24 @@ class Renderer:
         return None
 
     def _denoise(
-        self, batch: Sequence[SuiteItem], conditions: Mapping[int, Conditions], channels: Tensor | None
+        self,
+        batch: Sequence[SuiteItem],
+        conditions: Mapping[int, Conditions],
+        channels: Tensor | None,
+        begin: Tensor | None,
     ) -> Tensor:
-        """Compute the final latents [n, latent channels, h / 8, w / 8] of items of one size and one sampling.
+        """Compute the latents [n, latent channels, h / 8, w / 8] of a pass, of items of one size and one sampling.
 
         Args:
+            conditions: of the pass.
             channels: extra input channels, from `image_channels`.
+            begin: the latents from which the second pass begins; None: it is the first.
         """
         texts = [conditions[item.index] for item in batch]
-        latents = sample(self.models, self.suite, batch, texts, channels, self._increments)
+        if begin is None:
+            latents = sample(self.models, self.suite, batch, texts, channels, self._increments)
+        else:
+            latents = sample_again(self.models, self.suite, batch, texts, channels, begin, self._increments)
         _wait_for(latents)
         return latents
 
@@ -370,8 +425,12 @@ def check_suite(
         check_sampling(item, suite, prediction, architecture)
 
 
-def _size(batch: Sequence[SuiteItem]) -> Size:
+def _first_size(batch: Sequence[SuiteItem]) -> Size:
     return batch[0].width, batch[0].height
+
+
+def _image_size(batch: Sequence[SuiteItem]) -> Size:
+    return batch[0].image_size
 
 
 @contextmanager

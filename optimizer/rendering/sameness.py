@@ -14,10 +14,9 @@ from itertools import chain
 
 from optimizer.families.registry import model_family
 from optimizer.rendering.prompts.reading import PromptReader, Reading
-from optimizer.rendering.sampling.noise import BROWNIAN
 from optimizer.rendering.suite import stages
 from search_spaces.blocks import Architecture
-from studies.spec.samplers import Sampling
+from studies.spec.samplers import SAMPLER_INFOS, Sampling
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteItem, SuiteSettings, noise_of
 
@@ -26,8 +25,8 @@ from studies.spec.suite import SuiteItem, SuiteSettings, noise_of
 class ModelInput:
     """All that a model is given for one item of a suite."""
 
-    prompt: Reading
-    negative: Reading | None  # None without guidance
+    prompt: tuple[Reading, ...]  # in each pass
+    negative: tuple[Reading, ...] | None  # None without guidance
     clip_skip: int
     weighting: tuple[object, ...] | None  # what is made of weights and of unequal lengths; None where there are none
     zeroed: bool  # whether zeros stand for the negative prompt
@@ -49,21 +48,29 @@ def model_inputs(suite: SuiteSettings, architecture: Architecture) -> tuple[Mode
 
 
 def _model_input(item: SuiteItem, suite: SuiteSettings, reader: PromptReader, *, zeroes: bool) -> ModelInput:
-    calls = item.sampling.prompt_steps
-    prompt = reader.read(item.prompt, calls)
-    negative = reader.read(item.negative, calls, negative=True) if item.sampling.is_guided else None
-    read = [prompt] if negative is None else [prompt, negative]
+    prompt = _readings(item.prompt, item.sampling, reader)
+    negative = _readings(item.negative, item.sampling, reader, negative=True) if item.sampling.is_guided else None
+    read = prompt if negative is None else (*prompt, *negative)
     weighted = any(each.is_weighted for each in read) or len({each.chunk_count for each in read}) > 1
     return ModelInput(
         prompt=prompt,
         negative=negative,
         clip_skip=item.clip_skip,
         weighting=(suite.syntax, suite.emphasis) if weighted else None,
-        zeroed=zeroes and negative is not None and negative.is_empty,
-        noise=item.seed if item.sampling.sampler in BROWNIAN else noise_of(item.seed),
+        zeroed=zeroes and negative is not None and negative[0].is_empty,
+        noise=item.seed if SAMPLER_INFOS[item.sampling.sampler].is_brownian else noise_of(item.seed),
         size=(item.width, item.height),
         sampling=item.sampling if item.sampling.is_guided else replace(item.sampling, cfg=1.0, cfg_rescale=0.0),
     )
+
+
+def _readings(text: str, sampling: Sampling, reader: PromptReader, *, negative: bool = False) -> tuple[Reading, ...]:
+    """Return a prompt as each pass reads it."""
+    calls = sampling.prompt_steps
+    first = reader.read(text, calls, negative=negative)
+    if sampling.second is None:
+        return (first,)
+    return first, reader.read(text, sampling.second.prompt_steps, negative=negative, before=calls)
 
 
 # ------------------------------------------------------------------------------------------ within a study

@@ -55,21 +55,22 @@ def batches(
     items: Sequence[SuiteItem],
     batch_size: int | None,
     most: Mapping[tuple[int, int], int] = MappingProxyType({}),
-    tokens: Mapping[int, int] = MappingProxyType({}),
+    tokens: Mapping[int, Hashable] = MappingProxyType({}),
 ) -> Iterator[list[SuiteItem]]:
     """Divide items into batches of one size, one sampling and one length of prompts; every item is in exactly one.
 
     Args:
         batch_size: images in a batch; None takes `usual_batch`.
-        most: (width, height) -> limit of this device; no limit for other sizes.
-        tokens: index of an item -> tokens of its prompts; those that are missing are equally long.
+        most: width and height of the image -> limit of this device; no limit for other sizes.
+        tokens: index of an item -> tokens of its prompts in each pass; those that are missing are equally long.
     """
-    groups: dict[tuple[int, int, Sampling, int], list[SuiteItem]] = {}
+    groups: dict[tuple[int, int, Sampling, Hashable], list[SuiteItem]] = {}
     for item in sorted(items, key=lambda item: (item.width, item.height)):  # stable: keeps the order within a size
-        groups.setdefault((item.width, item.height, item.sampling, tokens.get(item.index, 0)), []).append(item)
-    for (width, height, *_), same in groups.items():
-        size = batch_size or usual_batch(width, height)
-        size = min(size, most.get((width, height), size))
+        groups.setdefault((item.width, item.height, item.sampling, tokens.get(item.index)), []).append(item)
+    for same in groups.values():
+        of_image = same[0].image_size
+        size = batch_size or usual_batch(*of_image)
+        size = min(size, most.get(of_image, size))
         for start in range(0, len(same), size):
             yield same[start : start + size]
 

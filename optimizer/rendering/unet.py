@@ -8,7 +8,8 @@ merge changes them in place, so a graph recorded before a merge is right after i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -49,11 +50,31 @@ class UnetCall(Protocol):
         """Free what calls keep on the device, for good, and return whether there was any."""
 
 
-class LaunchedUnet:
-    """A U-Net whose kernels are launched one by one. Implements `UnetCall`."""
+@contextmanager
+def fp16_accumulation() -> Iterator[None]:
+    """Sum fp16 matrix products in fp16 in this block, instead of in float32; other dtypes stay as they are.
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
+    https://docs.pytorch.org/docs/stable/notes/cuda.html#full-fp16-accmumulation-in-fp16-gemms
+    """
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_fp16_accumulation
+    matmul.allow_fp16_accumulation = True
+    try:
+        yield
+    finally:
+        matmul.allow_fp16_accumulation = before
+
+
+class LaunchedUnet:
+    """A U-Net whose kernels are launched one by one. Implements `UnetCall`.
+
+    Args:
+        accumulates_in_fp16: whether its fp16 matrix products are summed in fp16.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, *, accumulates_in_fp16: bool = False) -> None:
         self._unet = unet
+        self._sums = fp16_accumulation if accumulates_in_fp16 else nullcontext
         self._attentions: dict[Layers, tuple[Any, ...]] = {(): ()}  # of layers that were asked for so far
 
     def __call__(
@@ -63,7 +84,7 @@ class LaunchedUnet:
         kwargs: dict[str, Any] = {"added_cond_kwargs": dict(added)} if added else {}
         if perturbed not in self._attentions:
             self._attentions[perturbed] = attentions_of(self._unet, perturbed)
-        with identity_attention(self._attentions[perturbed]):
+        with self._sums(), identity_attention(self._attentions[perturbed]):
             output: Tensor = self._unet(x, time, encoder_hidden_states=text, return_dict=False, **kwargs)[0]
         return output
 
@@ -77,10 +98,14 @@ class GraphedUnet:
 
     A graph is used only if its first output equals that of launched kernels to the bit. Where it does not, or where
     recording fails, kernels are launched.
+
+    Args:
+        accumulates_in_fp16: as for `LaunchedUnet`.
     """
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
-        self._launched, self._device = LaunchedUnet(unet), unet.device
+    def __init__(self, unet: UNet2DConditionModel, *, accumulates_in_fp16: bool = False) -> None:
+        self._launched = LaunchedUnet(unet, accumulates_in_fp16=accumulates_in_fp16)
+        self._device = unet.device
         self._graphs: dict[tuple[object, ...], _Graph | None] = {}  # None: kernels are launched for these
         self._pool: Any = None  # of memory, which all graphs share: only one runs at a time
         self._records = True

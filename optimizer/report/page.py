@@ -25,7 +25,7 @@ from optimizer.insight.importance import RELIABLE, Findings, Insight, insight
 from optimizer.report.figures import Progress, progress_of
 from optimizer.report.pictures import Pictures, load_pictures, shows_final
 from optimizer.report.prompts import PromptGains, prompt_gains
-from optimizer.report.results import Results, load_results, objective_gain
+from optimizer.report.results import Results, objective_gain, results_of
 from optimizer.report.tables import candidates_of, score_rows
 from optimizer.report.unet import unet_of
 from optimizer.report.verdict import verdict_of
@@ -79,7 +79,7 @@ def report_page(
         WeightsError: the weights cannot choose.
         ArtifactError: the artifact store fails.
     """
-    results = load_results(records, objective, weights)
+    results = results_of(records, objective, weights)
     columns = _columns(results)
     trials = [column.trial for column in columns]
     held_out = shows_final(results, artifacts, trials)

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optimizer.errors import NothingToReportError
-from optimizer.trial.front import Front, chosen_trial, front_of
+from optimizer.trial.best import Best, best_of, load_results
+from optimizer.trial.front import Front, front_of
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import parent_trials
-from optimizer.trial.repeats import counted_once, final_counted_once
 from optimizer.trial.stored_scores import scores_of, trial_scores
 from scorers.protocol import ScorerInfo
-from studies.records.finals import Final, Finalist, load_final
-from studies.records.stored_trials import load_trials
+from studies.records.finals import Final, Finalist
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
 from studies.spec.suite import SuiteSettings
@@ -111,7 +110,7 @@ class Scored:
     means: Mapping[str, float]  # objective or scorer -> its value for the whole suite
 
 
-def load_results(records: StudyRecords, objective: Objective, weights: Mapping[str, float] | None = None) -> Results:
+def results_of(records: StudyRecords, objective: Objective, weights: Mapping[str, float] | None = None) -> Results:
     """Read what a study's report is about.
 
     Args:
@@ -121,11 +120,9 @@ def load_results(records: StudyRecords, objective: Objective, weights: Mapping[s
         NothingToReportError: no trial is complete.
         WeightsError: the weights cannot choose.
     """
-    trials = counted_once(records, load_trials(records))
-    stored = load_final(records)
-    final = None if stored is None else final_counted_once(records, stored, trials)
-    chosen = chosen_of(trials, final, objective, weights)
-    if chosen is None:
+    trials, final = load_results(records)
+    best = best_of(trials, final, objective, weights)
+    if best is None:
         showing = advised(f'study show "{records.study.name}" --trials', records.database.url)
         raise NothingToReportError(
             f"study {records.study.name!r} has no complete trial, so there is nothing to report: see `{showing}`"
@@ -135,21 +132,17 @@ def load_results(records: StudyRecords, objective: Objective, weights: Mapping[s
         objective=objective,
         trials=tuple(trials),
         final=final,
-        chosen=chosen,
+        chosen=chosen_of(best),
         front=None if objective.terms else front_of(trials, objective),
     )
 
 
-def chosen_of(
-    trials: list[StoredTrial],
-    final: Final | None,
-    objective: Objective,
-    weights: Mapping[str, float] | None = None,
-) -> StoredTrial | None:
-    """Return the trial for which a study stands: the final's choice while it holds, else the best observed."""
-    if weights is None and final is not None and final.winner is not None and not final.is_outdated(trials):
-        return next(trial for trial in trials if trial.number == final.winner.number)
-    return chosen_trial(trials, objective, weights)
+def chosen_of(best: Best) -> StoredTrial:
+    """Return the trial that a report shows beside the parents.
+
+    It is the best one; but where the final chose a parent, the merge that was the best there, as what it lost is told.
+    """
+    return best.merge if best.by == "final" and best.merge is not None else best.trial
 
 
 def objective_gain(gains: Mapping[str, Gain], objective: Objective) -> Gain | None:

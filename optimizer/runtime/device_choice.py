@@ -54,8 +54,22 @@ def render_dtype(settings: RenderSettings, device: torch.device, saved: torch.dt
             that supports it, because it holds numbers that float16 cannot. An exported file leads to the same choice.
 
     Raises:
-        RenderError: the spec asks a CPU for a dtype other than float32.
+        RenderError: the spec asks a CPU for a dtype other than float32, or sums in fp16 what is not in fp16 on a card.
     """
+    dtype = _render_dtype(settings, device, saved)
+    if settings.fp16_accumulation and (device.type != "cuda" or dtype != torch.float16):
+        raise RenderError(
+            f"fp16_accumulation is for models in fp16 on a CUDA card, this one is rendered in {_short(dtype)} on "
+            f"{device.type}: leave it out"
+        )
+    return dtype
+
+
+def _short(dtype: torch.dtype) -> str:
+    return next(name for name, each in EXPORT_DTYPES.items() if each == dtype)
+
+
+def _render_dtype(settings: RenderSettings, device: torch.device, saved: torch.dtype) -> torch.dtype:
     if settings.dtype == "auto":
         half = torch.bfloat16 if saved == torch.bfloat16 and _has_bfloat16(device) else torch.float16
         return torch.float32 if device.type == "cpu" else half

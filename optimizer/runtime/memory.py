@@ -25,7 +25,7 @@ from basics.messages import first_line
 from optimizer.errors import NoMemoryError
 from optimizer.merging.engine.flat import CPU_CHUNK, GPU_CHUNK
 from optimizer.merging.engine.ingredients import Ingredients
-from optimizer.merging.engine.placement import device_free
+from optimizer.merging.engine.philox import TEMPORARY_BYTES
 from optimizer.merging.engine.staging import STAGING_BYTES
 from optimizer.merging.files.layout import Component, live_views
 from optimizer.merging.lora.file import Lora
@@ -33,7 +33,7 @@ from optimizer.rendering.configs import unet_config, vae_config
 from optimizer.rendering.render import decoded_at_once
 from optimizer.rendering.sampling.noise import increments_bytes
 from optimizer.rendering.suite import LATENT_FACTOR, usual_batch
-from optimizer.system.host_memory import available_host_bytes
+from optimizer.rendering.tiles import TILE, TILED_IMAGES, is_tiled
 from scorers.memory import lacks_memory
 from studies.recipe.recipe import DtypeName
 from studies.spec.suite import SuiteSettings
@@ -43,6 +43,7 @@ VAE_TENSORS = 4  # held at once, of the second-to-last level's width, at the ima
 GUIDED_PASSES = 2  # the U-Net sees each image with and without its prompt
 SCRATCH_TENSORS = 2  # float32, a merge's work space
 LORA_TENSORS = 4  # float32, of the largest tensor: the merge, what a LoRA adds, and their sum
+TILED_PIXEL_BYTES = 3 * 4  # of a decoded image, in float32
 IMAGE_BYTES = 3 * (4 + 1)  # a pixel of three channels, as float32 and as uint8
 ALLOWANCE_BYTES = 256 << 20  # work space of libraries and scorers; the scorers' weights are loaded by then
 
@@ -87,6 +88,7 @@ def estimate_memory(
     *,
     export_dtype: DtypeName | None = None,
     batch_size: int | None = None,
+    vae_tiling: bool = False,
     on_top: Sequence[Lora] = (),
 ) -> MemoryEstimate:
     """Estimate how much memory rendering a merge takes; nothing is loaded.
@@ -94,15 +96,16 @@ def estimate_memory(
     Args:
         dtypes: what each component computes in.
         batch_size: the spec's; None for the usual one.
+        vae_tiling: whether large images are decoded in tiles.
         on_top: LoRAs of the suite.
 
     Raises:
         CheckpointError: a component is missing.
     """
     on_host = device.type == "cpu"
-    items = Counter((item.width, item.height) for item in suite.items())
+    items = Counter(item.image_size for item in suite.items())
     batches = {size: min(count, batch_size or usual_batch(*size)) for size, count in items.items()}
-    working = _WorkingMemory.of(ingredients, suite, device, dtypes)
+    working = _WorkingMemory.of(ingredients, suite, device, dtypes, vae_tiling=vae_tiling)
     live = _live_bytes(ingredients, dtypes, export_dtype)
     always = live.pop(None, 0) + _merge_bytes(ingredients, on_top, on_host=on_host)
     return MemoryEstimate(
@@ -119,7 +122,7 @@ def estimate_memory(
             for most in range(1, max(batches.values()) + 1)
         ),
         recorded=max(working.denoising(*size, count) for size, count in batches.items()),
-        images=sum(IMAGE_BYTES * item.width * item.height for item in suite.items())
+        images=sum(IMAGE_BYTES * width * height * count for (width, height), count in items.items())
         + increments_bytes(suite, working.latent_channels),
         on_host=on_host,
     )
@@ -148,7 +151,8 @@ def _merge_bytes(ingredients: Ingredients, on_top: Sequence[Lora], *, on_host: b
         return SCRATCH_TENSORS * 4 * CPU_CHUNK + tensor
     modules = [module for lora in (*ingredients.loras, *on_top) for module in lora.modules.values()]
     lora_bytes = sum(module.up.nbytes + module.down.nbytes for module in modules)
-    return SCRATCH_TENSORS * 4 * GPU_CHUNK + STAGING_BYTES + lora_bytes + tensor
+    # A study may draw whatever its own method is: probes may be recipes with another.
+    return SCRATCH_TENSORS * 4 * GPU_CHUNK + STAGING_BYTES + TEMPORARY_BYTES + lora_bytes + tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +162,7 @@ class _WorkingMemory:
     cell: int  # bytes that the U-Net takes for a cell of an image's latents
     pixel: int  # bytes that the autoencoder takes for a pixel
     latent_channels: int
+    vae_tiling: bool
     device: torch.device
 
     @classmethod
@@ -167,6 +172,8 @@ class _WorkingMemory:
         suite: SuiteSettings,
         device: torch.device,
         dtypes: Mapping[Component, torch.dtype],
+        *,
+        vae_tiling: bool,
     ) -> _WorkingMemory:
         shapes = {key: info.shape for key, info in ingredients.tensors.items()}
         architecture = ingredients.parents.architecture
@@ -178,6 +185,7 @@ class _WorkingMemory:
             cell=passes * first * UNET_TENSORS * dtypes["unet"].itemsize,
             pixel=widths[min(1, len(widths) - 1)] * VAE_TENSORS * dtypes["vae"].itemsize,
             latent_channels=vae["latent_channels"],
+            vae_tiling=vae_tiling,
             device=device,
         )
 
@@ -187,39 +195,15 @@ class _WorkingMemory:
 
     def decoding(self, width: int, height: int, count: int) -> int:
         """Return the bytes for decoding them, as many at a time as the device decodes."""
-        return min(count, decoded_at_once(width, height, self.device)) * width * height * self.pixel
+        at_once = min(count, decoded_at_once(width, height, self.device))
+        if not self.vae_tiling or not is_tiled(width, height):
+            return at_once * width * height * self.pixel
+        tile = min(TILE, width) * min(TILE, height) * self.pixel
+        return at_once * (tile + TILED_IMAGES * TILED_PIXEL_BYTES * width * height)
 
     def bytes(self, width: int, height: int, count: int) -> int:
         """Return the larger of the two, which are not held at the same time."""
         return max(self.denoising(width, height, count), self.decoding(width, height, count))
-
-
-def require_memory(
-    need: MemoryEstimate, device: torch.device, *, host_free: int | None = None, free_on_device: int | None = None
-) -> None:
-    """Refuse to load what cannot fit into memory.
-
-    Args:
-        host_free, free_on_device: bytes; None asks the system.
-
-    Raises:
-        NoMemoryError: it cannot fit; the message says how much is needed, how much is free, and what to do.
-    """
-    host_free = available_host_bytes() if host_free is None else host_free
-    if need.host_bytes > host_free:
-        fitting = need.fitting_batch(host_free) if need.on_host else 0
-        what = f" for the model and {need.batch_size} images at once" if need.on_host else ""
-        advice = f"write `batch_size: {fitting}` under `render`" if fitting else "render smaller or fewer images"
-        raise NoMemoryError(
-            f"not enough memory: about {_gb(need.host_bytes)} needed{what}, {_gb(host_free)} free; "
-            f"{advice}, close other programs, or use a machine with more memory"
-        )
-    free = device_free(device) if free_on_device is None else free_on_device
-    if not need.on_host and free is not None and need.device_bytes > free:
-        raise NoMemoryError(
-            f"not enough memory on {device}: about {_gb(need.device_bytes)} needed for the model and one image, "
-            f"{_gb(free)} free; stop other programs that use it, or name another device with `device` under `render`"
-        )
 
 
 @contextmanager
@@ -241,7 +225,3 @@ def explain_out_of_memory(what: str, device: torch.device) -> Iterator[None]:
             f"not enough memory on {device} to load {what}: {first_line(error)}; stop other programs that use it, "
             "render smaller images, or name another device with `device` under `render`"
         ) from None
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"

@@ -101,7 +101,7 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     check_models(ingredients, spec.suite, prediction)
     check_perturbed(spec.held_out, self_attentions(_unet_parameters(ingredients)))
     suites = (spec.suite, spec.held_out)
-    prompts = read_suites(suites, architecture, _text_widths(ingredients))
+    prompts = read_suites(suites, architecture, _text_widths(ingredients), prediction)
     suite_loras = SuiteLoras.open(suites, ingredients.tensors, architecture)
     space = spec.search_space(architecture)
     infos = spec.infos

@@ -19,7 +19,8 @@ from optimizer.rendering.prediction import agreed_prediction
 from optimizer.rendering.render import Renderer
 from optimizer.rendering.variation import render_variation
 from optimizer.runtime.device_choice import choose_device, component_dtypes
-from optimizer.runtime.memory import MemoryEstimate, estimate_memory, explain_out_of_memory, require_memory
+from optimizer.runtime.fitting import Estimate, require_memory
+from optimizer.runtime.memory import MemoryEstimate, estimate_memory, explain_out_of_memory
 from optimizer.runtime.parent_files import equal_places
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.residence import Residence, choose_residence
@@ -131,17 +132,40 @@ def uses_graphs(settings: RenderSettings, device: torch.device) -> bool:
 
 def estimate_plan_memory(plan: Plan, device: torch.device) -> MemoryEstimate:
     """Estimate from headers alone how much memory a study takes."""
-    spec = plan.spec
-    dtypes = component_dtypes(plan.ingredients, spec.render, device, spec.export.dtype)
-    return estimate_memory(
-        plan.ingredients,
-        spec.suite,
-        device,
-        dtypes,
-        export_dtype=spec.export.dtype,
-        batch_size=spec.render.batch_size,
-        on_top=plan.suite_loras.loras,
-    )
+    return _plan_estimate(plan, device)(plan.spec.suite, plan.spec.render)
+
+
+def require_plan_memory(plan: Plan, device: torch.device) -> None:
+    """Refuse a study that does not fit beside what is loaded now.
+
+    Raises:
+        NoMemoryError: it does not fit; the message says what would.
+    """
+    require_memory(_plan_estimate(plan, device), plan.spec.suite, plan.spec.render, device)
+
+
+def _plan_estimate(plan: Plan, device: torch.device) -> Estimate:
+    return _estimate_of(plan.ingredients, device, plan.spec.export.dtype, plan.suite_loras)
+
+
+def _estimate_of(
+    ingredients: Ingredients, device: torch.device, export_dtype: DtypeName | None, loras: SuiteLoras
+) -> Estimate:
+    """Return a function that estimates how much memory a merge takes with a suite and settings."""
+
+    def estimate(suite: SuiteSettings, settings: RenderSettings) -> MemoryEstimate:
+        return estimate_memory(
+            ingredients,
+            suite,
+            device,
+            component_dtypes(ingredients, settings, device, export_dtype),
+            export_dtype=export_dtype,
+            batch_size=settings.batch_size,
+            vae_tiling=settings.vae_tiling,
+            on_top=loras.loras,
+        )
+
+    return estimate
 
 
 def build_scorers(
@@ -194,16 +218,7 @@ def build_renderer(
     """
     parents = ingredients.parents
     dtypes = component_dtypes(ingredients, settings, device, export_dtype)
-    need = estimate_memory(
-        ingredients,
-        suite,
-        device,
-        dtypes,
-        export_dtype=export_dtype,
-        batch_size=settings.batch_size,
-        on_top=loras.loras,
-    )
-    require_memory(need, device)
+    need = require_memory(_estimate_of(ingredients, device, export_dtype, loras), suite, settings, device)
     residence = choose_residence(
         need,
         device_free(device),
@@ -223,7 +238,14 @@ def build_renderer(
             on_top=loras.loras,
         )
         prediction = agreed_prediction(parents.checkpoints, suite)
-        models = build_models(resident, prediction, cuda_graphs=residence.cuda_graphs, loras=loras)
+        models = build_models(
+            resident,
+            prediction,
+            fp16_accumulation=settings.fp16_accumulation,
+            vae_tiling=settings.vae_tiling,
+            cuda_graphs=residence.cuda_graphs,
+            loras=loras,
+        )
     return resident, Renderer(
         models,
         suite,

@@ -66,7 +66,8 @@ class Evaluator:
         degenerate_limit: int = 0,
     ) -> None:
         self.resident, self.renderer = resident, renderer
-        self.scoring = Scoring(scorers, cache(partial(wording, suite=renderer.suite)))
+        words = partial(wording, suite=renderer.suite, prediction=renderer.models.prediction)
+        self.scoring = Scoring(scorers, cache(words))
         self._degenerate_limit = degenerate_limit
         self._text_places = frozenset(text_encoders(resident.architecture))
 

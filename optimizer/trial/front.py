@@ -1,4 +1,4 @@
-"""The Pareto front of a study with several objectives: its hypervolume, its knee, and the choice of one member.
+"""The Pareto front of a study with several objectives: its hypervolume, its knee, and the order of its members.
 
 Notation: values are [members, objectives] float64. *Signed* values have minimised objectives negated, so that more is
 always better. *Scaled* values are signed values mapped to 0 (worst of the front) .. 1 (best) for each objective; an
@@ -62,26 +62,20 @@ def front_of(trials: Sequence[StoredTrial], objective: Objective) -> Front | Non
     )
 
 
-def chosen_trial(
-    trials: Sequence[StoredTrial], objective: Objective, weights: Mapping[str, float] | None = None
-) -> StoredTrial | None:
-    """Return the one trial that "best" means; None while no trial is complete.
+def front_order(
+    members: Sequence[StoredTrial], objective: Objective, weights: Mapping[str, float] | None = None
+) -> list[StoredTrial]:
+    """Sort the members of a front, the best placed first: by the distance beyond the plane of `knee`, or by weights.
 
-    One objective: its best trial. Several objectives: the front's knee or, with weights, the member with the largest
-    weighted sum of scaled values; an objective without a weight has weight 0. Ties go to the earlier trial.
+    Ties go to the earlier member.
 
-    Raises:
-        WeightsError: weights for a single objective, of unknown objectives, negative, not finite or all zero.
+    Args:
+        members: at least one.
+        weights: see `weights_order`; None: the knee comes first.
     """
-    if weights is not None:
-        check_weights(weights, objective)
-    members = best_trials(trials, objective)
-    if not members:
-        return None
-    if len(objective.names) == 1:
-        return members[0]
     values = _signed(members, objective)
-    return members[knee(values) if weights is None else by_weights(values, weights, objective)]
+    order = knee_order(values) if weights is None else weights_order(values, weights, objective)
+    return [members[index] for index in order]
 
 
 def check_weights(weights: Mapping[str, float], objective: Objective) -> None:
@@ -188,10 +182,10 @@ def _normal(points: Values) -> Values:
     return np.asarray(normal / np.linalg.norm(normal)) if (normal > 0).all() else equal
 
 
-def by_weights(values: Values, weights: Mapping[str, float], objective: Objective) -> int:
-    """Return the index of the member with the largest weighted sum of scaled values [members, objectives]."""
+def weights_order(values: Values, weights: Mapping[str, float], objective: Objective) -> NDArray[np.intp]:
+    """Sort members by the weighted sum of scaled values [members, objectives], the largest first; returns [members]."""
     factors = np.array([weights.get(name, 0.0) for name in objective.names])
-    return int(np.round(scaled(values) @ (factors / factors.sum()), TIE_DIGITS).argmax())
+    return np.argsort(-np.round(scaled(values) @ (factors / factors.sum()), TIE_DIGITS), kind="stable")
 
 
 def signed_values(values: Sequence[Mapping[str, float]], objective: Objective) -> Values:

@@ -35,6 +35,18 @@ def doubt(final: Final, objective: Objective) -> str | None:
     return None
 
 
+def better_parent(final: Final) -> Finalist | None:
+    """Return the parent that is better in the objective of a final; None where none could be scored there.
+
+    It is the one that the winner is compared with. Where every merge failed, ties go to the earlier parent.
+    """
+    known = [parent for parent in final.parents if SINGLE in parent.objectives]
+    if final.winner is not None:
+        against = final.winner.held_out[SINGLE].parent
+        return next((parent for parent in known if parent.origin.parent == against), None)
+    return max(known, key=lambda parent: parent.objectives[SINGLE], default=None)
+
+
 def suspicion(candidate: Finalist, objective: Objective) -> str | None:
     """Say why a candidate's gain looks like a gamed scorer; None where it does not."""
     undone = [

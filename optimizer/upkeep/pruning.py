@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from optimizer.trial.best import load_best
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.work.leftovers import orphans_among
@@ -43,7 +45,7 @@ def find_waste(records: StudyRecords, artifacts: Artifacts, objective: Objective
     """
     files = {file.name: file for file in artifacts.store.files(f"studies/{records.study.key}/")}
     trials = stored_trials.load_trials(records)
-    wanted = () if keep == "none" else (*parent_trials(trials).values(), *best_trials(trials, objective))
+    wanted = () if keep == "none" else _looked_at(records, trials, objective)
     render_files = stored_renders.stored_files(records)
     unwanted = render_files.keys() - {trial.number for trial in wanted}
     dropped = tuple(trial for trial in trials if trial.number in unwanted and trial.state == "complete")
@@ -57,6 +59,13 @@ def find_waste(records: StudyRecords, artifacts: Artifacts, objective: Objective
         final=tuple(final),
         orphans=tuple(file for name, file in files.items() if name in orphans),
     )
+
+
+def _looked_at(records: StudyRecords, trials: Sequence[StoredTrial], objective: Objective) -> tuple[StoredTrial, ...]:
+    """Return the trials whose renders are looked at: the parents, the best observed, and the final's choice."""
+    best = load_best(records, objective)
+    chosen = () if best is None else (best.trial,)
+    return (*parent_trials(trials).values(), *best_trials(trials, objective), *chosen)
 
 
 def remove_waste(records: StudyRecords, artifacts: Artifacts, waste: Waste) -> None:

@@ -24,6 +24,7 @@ from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts, Render, TrialFiles, attach_sheet, render_file
 from studies.records import stored_trials
 from studies.records.failures import Failure
+from studies.records.optuna_tables import TRIAL_NAME
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial, TrialResult
 from studies.spec.published.render_texts import merge_name, render_texts
@@ -97,6 +98,7 @@ class TrialRecorder:
         with suppress(UpdateFinishedTrialError):  # Optuna has it already, or another program has ended it
             if stored.contact_sheet is not None:
                 attach_sheet(trial, stored.contact_sheet)
+            trial.set_user_attr(TRIAL_NAME, stored.name)
             if stored.estimated:
                 trial.set_user_attr(ESTIMATE_KEY, {"images": stored.rendered, "incumbent": stored.incumbent})
             self._tell(trial, stored)

@@ -41,6 +41,9 @@ SHEET: Final = "sheet.jpg"
 FEATURES: Final = "features.npz"
 FINAL: Final = "final"
 SHEET_ID: Final = re.compile(r"([0-9a-z]+)-([0-9]+-[0-9a-z]+)")  # an upload's id is a UUID, with four dashes
+PICTURE: Final = re.compile(r"[^/\\]+~[0-9a-f]+-[a-z]+\.png")  # as `picture_name` makes it
+PICTURE_ID: Final = re.compile(r"((?:[0-9a-f]{2})+)-f11e")
+LONGEST_ID: Final = 400  # characters: Optuna's keys, of which an id is a part, have 512 at most
 KEY_DIGITS: Final = 8  # of a study's key in the names of its pictures
 WORKER_LETTERS: Final = 12  # of a worker's id in the name of a trial's folder
 WRITERS: Final = 4  # threads that encode renders and write them
@@ -136,6 +139,15 @@ class Artifacts:
         file = report_name(name, key)
         self.store.write(file, page.encode())
         return f"{self.location}/{file}"
+
+    def has_picture(self, name: str, key: str, shows: PictureKind) -> bool:
+        """Return whether a picture of a study is stored.
+
+        Args:
+            name, key: of the study.
+        """
+        file = picture_name(name, key, shows)
+        return any(stored.name == file for stored in self.store.files(file))
 
     @property
     def for_optuna(self) -> OptunaArtifacts:
@@ -245,6 +257,28 @@ def picture_name(name: str, key: str, shows: PictureKind) -> str:
     return f"{name}~{key[:KEY_DIGITS]}-{shows}.png"
 
 
+def picture_id(file: str) -> str | None:
+    """Return a picture's artifact id in Optuna, which spells its file name: hexadecimal digits and a dash.
+
+    None for a name that is too long for a key of Optuna's.
+    """
+    spelled = f"{file.encode().hex()}-f11e"
+    return spelled if len(spelled) <= LONGEST_ID else None
+
+
+def picture_attributes(file: str, title: str) -> dict[str, str]:
+    """Return the system attributes that link an Optuna study to one of its pictures; none where it has no id.
+
+    Args:
+        title: what the dashboard calls it.
+    """
+    spelled = picture_id(file)
+    if spelled is None:
+        return {}
+    meta = ArtifactMeta(artifact_id=spelled, filename=f"{title}.png", mimetype="image/png", encoding=None)
+    return {ARTIFACTS_ATTR_PREFIX + spelled: json.dumps(asdict(meta))}
+
+
 def report_name(name: str, key: str) -> str:
     """Return the name in the store of a study's report; see `picture_name`."""
     return f"{name}~{key[:KEY_DIGITS]}-report.html"
@@ -291,7 +325,11 @@ class OptunaArtifacts:
 
 
 def stored_name(artifact_id: str) -> str:
-    """Return the name in the store of an artifact: a contact sheet, or an upload."""
+    """Return the name in the store of an artifact: a picture of a study, a contact sheet, or an upload."""
+    spelled = PICTURE_ID.fullmatch(artifact_id)
+    picture = "" if spelled is None else bytes.fromhex(spelled[1]).decode(errors="replace")
+    if PICTURE.fullmatch(picture):
+        return picture
     sheet = SHEET_ID.fullmatch(artifact_id)
     return f"uploads/{artifact_id}" if sheet is None else f"studies/{sheet[1]}/{sheet[2]}/{SHEET}"
 

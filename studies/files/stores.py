@@ -154,7 +154,9 @@ class FolderStore:
         with self._explained(prefix):
             self._require_base()
             start = self.folder / prefix.rpartition("/")[0]
-            for folder, _, names in os.walk(start, onerror=_raise_unless_gone):
+            for folder, folders, names in os.walk(start, onerror=_raise_unless_gone):
+                inner = {each: f"{(Path(folder) / each).relative_to(self.folder).as_posix()}/" for each in folders}
+                folders[:] = [each for each, at in inner.items() if at.startswith(prefix) or prefix.startswith(at)]
                 for name in names:
                     path = Path(folder) / name
                     relative = path.relative_to(self.folder).as_posix()

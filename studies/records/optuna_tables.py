@@ -21,11 +21,16 @@ from studies.records.database import Database
 NOTE_LETTERS = 2045  # of a piece, as optuna-dashboard cuts them
 NOTE_PIECES = 64  # more than any note of ours has
 STUDY_NOTE = "dashboard:"  # what the keys of a study's own note begin with
+FIGURE = "dashboard:plot_data:"  # what the keys of a figure begin with
+NOTE_BEGINS = "[mergetune]: # (mergetune writes this part anew: yours begins below its end)"  # shown by no Markdown
+NOTE_ENDS = "[mergetune-end]: # (your own notes may follow)"
+TRIAL_NAME = "name"  # the user attribute of a trial that says what it is
 
 _studies = sa.table("studies", *map(sa.column, ("study_id", "study_name")))
 _trials = sa.table("trials", *map(sa.column, ("trial_id", "number", "study_id", "state")))
 _params = sa.table("trial_params", *map(sa.column, ("trial_id", "param_name", "param_value", "distribution_json")))
 _user_attributes = sa.table("study_user_attributes", *map(sa.column, ("study_id", "key", "value_json")))
+_trial_attributes = sa.table("trial_user_attributes", *map(sa.column, ("trial_id", "key", "value_json")))
 _attributes = sa.table("study_system_attributes", *map(sa.column, ("study_id", "key", "value_json")))
 
 
@@ -88,24 +93,84 @@ def store_note(database: Database, optuna_study_id: int, trial_id: int, body: st
         _write_note(connection, optuna_study_id, f"dashboard:{trial_id}:", body)
 
 
-def store_line_of_study_note(database: Database, optuna_study_id: int, mark: str, text: str | None) -> None:
-    """Write a line into a study's note for the dashboard, above what people wrote there, which stays.
+def store_part_of_study_note(database: Database, optuna_study_id: int, part: str) -> None:
+    """Write our part of a study's note for the dashboard, above what people wrote there, which stays.
 
     A note that is longer than any of ours is not touched.
 
     Args:
-        mark: what the line begins with; lines that begin so before are removed.
-        text: the rest of the line; None: there is to be no such line.
+        part: Markdown, in place of our part before.
     """
     with database.write() as connection:
-        of_study = _studies.c.study_id == optuna_study_id
-        connection.execute(sa.select(_studies.c.study_id).where(of_study).with_for_update())
+        _lock_study(connection, optuna_study_id)
         before = _read_study_note(connection, optuna_study_id)
-        kept = "\n".join(line for line in before.split("\n") if not line.startswith(mark)).strip("\n")
-        body = "\n\n".join([*([] if text is None else [f"{mark}{text}"]), *([kept] if kept else [])])
+        kept = _without_our_part(before)
+        body = "\n\n".join([NOTE_BEGINS, part.strip("\n"), NOTE_ENDS, *([kept] if kept else [])])
         fits = max(len(before) + 1, len(body)) <= NOTE_PIECES * NOTE_LETTERS
-        if fits and body != before.strip("\n"):  # each version keeps pages that are open from saving theirs
+        if fits and body != before:  # each version keeps pages that are open from saving theirs
             _write_note(connection, optuna_study_id, STUDY_NOTE, body)
+
+
+def _without_our_part(note: str) -> str:
+    """Return what people wrote into a study's note. A part that has lost its end is theirs."""
+    before, begins, rest = note.partition(NOTE_BEGINS)
+    _, ends, after = rest.partition(NOTE_ENDS)
+    if not (begins and ends):
+        return note.strip("\n")
+    return "\n\n".join(part for part in (before.strip("\n"), after.strip("\n")) if part)
+
+
+def store_figures(database: Database, optuna_study_id: int, names: str, figures: Mapping[str, str]) -> None:
+    """Write figures for the dashboard in place of the last ones, as its `save_plotly_graph_object` does, but whole.
+
+    That writes piece after piece, and a page that asks meanwhile gets what is no JSON.
+
+    Args:
+        names: what the names of all these figures begin with; letters, digits, - and _ only.
+        figures: the rest of the name -> a figure of plotly's as JSON.
+    """
+    rows = [
+        {
+            "study_id": optuna_study_id,
+            "key": f"{FIGURE}{names}{name}:{start // NOTE_LETTERS}",
+            "value_json": json.dumps(figure[start : start + NOTE_LETTERS]),
+        }
+        for name, figure in figures.items()
+        for start in range(0, len(figure), NOTE_LETTERS)
+    ]
+    ours = _attributes.c.key.startswith(f"{FIGURE}{names}", autoescape=True)
+    with database.write() as connection:
+        _lock_study(connection, optuna_study_id)
+        connection.execute(_attributes.delete().where(_attributes.c.study_id == optuna_study_id, ours))
+        if rows:
+            connection.execute(_attributes.insert(), rows)
+
+
+def _lock_study(connection: Connection, optuna_study_id: int) -> None:
+    """Let nobody else who calls this change what belongs to the study until the transaction ends, on a server."""
+    query = sa.select(_studies.c.study_id).where(_studies.c.study_id == optuna_study_id)
+    connection.execute(query.with_for_update())
+
+
+def store_trial_names(database: Database, optuna_study_id: int, names: Mapping[int, str]) -> None:
+    """Give the trials that have no name theirs, as a user attribute; those that have one keep it.
+
+    Args:
+        names: number -> name.
+    """
+    named = sa.select(_trial_attributes.c.trial_id).where(_trial_attributes.c.key == TRIAL_NAME)
+    nameless = sa.select(_trials.c.trial_id, _trials.c.number).where(
+        _trials.c.study_id == optuna_study_id, _trials.c.trial_id.not_in(named)
+    )
+    with database.engine.connect() as connection:
+        if not any(row.number in names for row in connection.execute(nameless)):
+            return
+    with database.write() as connection:
+        _lock_study(connection, optuna_study_id)
+        found = {row.trial_id: names[row.number] for row in connection.execute(nameless) if row.number in names}
+        rows = [{"trial_id": key, "key": TRIAL_NAME, "value_json": json.dumps(name)} for key, name in found.items()]
+        if rows:
+            connection.execute(_trial_attributes.insert(), rows)
 
 
 def _read_study_note(connection: Connection, optuna_study_id: int) -> str:

@@ -38,5 +38,13 @@ class Origin:
         """The letter of the parent that the trial is; None for every other trial."""
         return self.name if self.kind == "parent" else None
 
+    def named(self, number: int) -> str:
+        """Return what a trial of this origin is called: `parent A`, `uniform 0.5`, `search 17`.
+
+        Args:
+            number: the trial's.
+        """
+        return f"search {number}" if self.kind == "sampler" else str(self)
+
     def __str__(self) -> str:
         return _BY_KIND[self.kind] + self.name

@@ -120,6 +120,11 @@ class StoredTrial:
         return self.state == "complete" and not self.estimated
 
     @property
+    def name(self) -> str:
+        """What the trial is called where trials are listed: `parent A`, `uniform 0.5`, `search 17`."""
+        return self.origin.named(self.number)
+
+    @property
     def title(self) -> str:
         """What the trial is, for people."""
         return str(self.origin) if self.source is None else f"{self.origin}, from {self.source}"

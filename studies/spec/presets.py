@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from typing import Any, Final, Literal, get_args
 
-from studies.spec.samplers import SamplerName, ScheduleName, read_sampler
+from studies.spec.sampler_names import read_sampler
+from studies.spec.samplers import SamplerName, ScheduleName
 
 PresetName = Literal[
     "turbo-1",

@@ -1,18 +1,20 @@
-"""Samplers and schedules of noise levels by the names that people know them by.
+"""The samplers and the schedules of noise levels: what is known of each, beside its name.
 
-The names are ComfyUI's, which has the two apart. A1111's are understood as well, its joint ones included ("DPM++ 2M SDE
-Karras"), however capitals, spaces, underscores and plus signs are written.
+The names are ComfyUI's, which has the two apart. To add a sampler, write its name and its record here, and how it is
+carried out in the table of optimizer/rendering/sampling/methods.py. To add a schedule, write its name and its record
+here, and its levels in the table of optimizer/rendering/sampling/schedules.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any, Final, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Final, Literal, get_args
 
 from studies.spec.guidance import NO_PAG, PagSettings
+from studies.spec.hires import NO_HIRES, HiresSettings
 
+ProgramName = Literal["a1111", "comfyui"]
 SamplerName = Literal[
     "euler",
     "euler_ancestral",
@@ -53,117 +55,136 @@ ScheduleName = Literal[
     "turbo",
     "time_uniform",
 ]
-ProgramName = Literal["a1111", "comfyui"]
 PROGRAMS: Final[tuple[ProgramName, ...]] = get_args(ProgramName)
 SAMPLERS: Final[tuple[SamplerName, ...]] = get_args(SamplerName)
 SCHEDULES: Final[tuple[ScheduleName, ...]] = get_args(ScheduleName)
 
-# Samplers that are another one in A1111 than in ComfyUI under the same name: a name that says the program means its
-# form whatever the suite's `noise`, and the plain name becomes A1111's form where `noise` says so. So the suites that
-# studies store have a plain name with ComfyUI's noise only. It stays there, and means ComfyUI's form, because studies
-# that began before there were two forms have stored it and must render the same.
-A1111_FORMS: Final[Mapping[SamplerName, SamplerName]] = {
-    "lms": "lms_a1111",
-    "ddim": "ddim_a1111",
-    "lcm": "lcm_a1111",
-    "uni_pc": "uni_pc_a1111",
-}
-COMFYUI_FORMS: Final[Mapping[SamplerName, SamplerName]] = {
-    "lms": "lms_comfyui",
-    "ddim": "ddim_comfyui",
-    "lcm": "lcm_comfyui",
-    "uni_pc": "uni_pc_comfyui",
-}
-# Samplers with times of their own in A1111 (modules/sd_samplers_timesteps.py), where the chosen schedule is not read.
-OWN_SCHEDULES: Final[Mapping[SamplerName, ScheduleName]] = {
-    "ddim_a1111": "ddim_uniform",
-    "uni_pc_a1111": "time_uniform",
-}
 
-# What A1111's "Automatic" means for a sampler (modules/sd_samplers_kdiffusion.py, `scheduler` of its options), and for
-# ComfyUI's LCM what its models want.
-USUAL_SCHEDULES: Final[Mapping[SamplerName, ScheduleName]] = {
-    "dpm_2": "karras",
-    "dpm_2_ancestral": "karras",
-    "dpmpp_2s_ancestral": "karras",
-    "dpmpp_sde": "karras",
-    "dpmpp_2m": "karras",
-    "dpmpp_2m_sde": "exponential",
-    "dpmpp_2m_sde_heun": "exponential",
-    "dpmpp_3m_sde": "exponential",
-    "ddim": "ddim_uniform",
-    "ddim_comfyui": "ddim_uniform",
-    "lcm": "sgm_uniform",
-    "lcm_comfyui": "sgm_uniform",
-    **OWN_SCHEDULES,
-}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerInfo:
+    """What is known of a sampler, but for how it is carried out. Names of it are read in any spelling.
 
-# Samplers that call the U-Net twice in every step but the last.
-TWO_CALLS: Final[frozenset[SamplerName]] = frozenset(
-    {"heun", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde"}
-)
+    Some samplers are another one in A1111 than in ComfyUI under the same name. Each program's form has a name of its
+    own, which means it whatever the suite's `noise`; the plain name becomes A1111's form where `noise` says so. So the
+    suites that studies store have a plain name with ComfyUI's noise only. It stays there, and means ComfyUI's form,
+    because studies that began before there were two forms have stored it and must render the same.
+    """
 
-# Other names, as `_letters` writes them. A1111's: "Euler a", "DPM2 a", "DPM++ 2S a", "UniPC"; InvokeAI's: "kdpm_2_a".
-_MORE_SAMPLERS: Final[Mapping[str, SamplerName]] = {
-    "eulera": "euler_ancestral",
-    "dpm2a": "dpm_2_ancestral",
-    "kdpm2": "dpm_2",
-    "kdpm2a": "dpm_2_ancestral",
-    "dpmpp2sa": "dpmpp_2s_ancestral",
-    "a1111ddim": "ddim_a1111",
+    a1111: str = ""  # its name in A1111's menu, if it stands there
+    also: tuple[str, ...] = ()  # further names
+    # Samplers of A1111, Forge, ComfyUI and InvokeAI that are not offered, to which this one comes closest: by its
+    # method, or because they change it.
+    closest_to: tuple[str, ...] = ()
+    form_of: SamplerName | None = None  # the plain name that means this form in a program
+    program: ProgramName | None = None  # whose form it is
+    # What A1111's "Automatic" means for it (modules/sd_samplers_kdiffusion.py, `scheduler` of its options), and for
+    # ComfyUI's LCM what its models want.
+    usual: ScheduleName = "normal"
+    # Whether it has the usual schedule always, and with it A1111's first noise of training's variance: one of those of
+    # modules/sd_samplers_timesteps.py, which take times, read no chosen schedule and no "SGM noise multiplier".
+    of_times: bool = False
+    calls: int = 1  # of the U-Net in every step but one to level 0, which takes one
+    is_brownian: bool = False  # whether its noise is the increments of k-diffusion's Brownian path
+    says_ensd: bool = False  # whether A1111 says its ENSD with it (`uses_ensd` in modules/sd_samplers_kdiffusion.py)
+    # Programs in which it would call the model at the last level before 0, which says little, and so passes it over.
+    passes_over: tuple[ProgramName, ...] = ()
+    for_flow: bool = True  # whether it is defined for a model that follows a flow: A1111 renders none of these families
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleInfo:
+    """What is known of a schedule, but for its levels. Names of it are read in any spelling."""
+
+    also: tuple[str, ...] = ()  # further names
+    closest_to: tuple[str, ...] = ()  # schedules that are not offered, to which this one comes closest
+    for_flow: bool = False  # whether ComfyUI makes it of the levels of a model that follows a flow
+
+
+# InvokeAI's `kdpm_2` is ComfyUI's dpm_2. Messages list the samplers and schedules of a flow in this order.
+SAMPLER_INFOS: Final[Mapping[SamplerName, SamplerInfo]] = {
+    "euler": SamplerInfo(
+        a1111="Euler",
+        closest_to=(
+            *("gradient_estimation", "gradient_estimation_cfg_pp"),
+            *("Euler CFG++", "Euler Dy", "Euler SMEA Dy"),
+        ),
+    ),
+    "euler_ancestral": SamplerInfo(
+        a1111="Euler a", closest_to=("DDPM", "euler_ancestral_cfg_pp", "Euler a CFG++"), says_ensd=True
+    ),
+    "heun": SamplerInfo(a1111="Heun", closest_to=("Restart", "heunpp2", "exp_heun_2_x0"), calls=2),
+    "dpm_2": SamplerInfo(a1111="DPM2", also=("kdpm_2",), usual="karras", calls=2, passes_over=PROGRAMS),
+    "dpm_2_ancestral": SamplerInfo(
+        a1111="DPM2 a", also=("kdpm_2_a",), usual="karras", calls=2, says_ensd=True, passes_over=PROGRAMS
+    ),
+    "lms": SamplerInfo(a1111="LMS", closest_to=("ipndm", "ipndm_v", "PNDM", "PLMS")),
+    "lms_a1111": SamplerInfo(form_of="lms", program="a1111", for_flow=False),
+    "lms_comfyui": SamplerInfo(form_of="lms", program="comfyui"),
+    "dpmpp_2s_ancestral": SamplerInfo(
+        a1111="DPM++ 2S a", closest_to=("dpmpp_2s_ancestral_cfg_pp",), usual="karras", calls=2, says_ensd=True
+    ),
+    "dpmpp_2m": SamplerInfo(
+        a1111="DPM++ 2M", closest_to=("DPM fast", "DPM adaptive", "DEIS", "dpmpp_2m_cfg_pp"), usual="karras"
+    ),
+    "ddim": SamplerInfo(a1111="DDIM", closest_to=("DDIM CFG++",), usual="ddim_uniform"),
+    "ddim_a1111": SamplerInfo(
+        also=("A1111 DDIM",), form_of="ddim", program="a1111", usual="ddim_uniform", of_times=True, for_flow=False
+    ),
+    "ddim_comfyui": SamplerInfo(form_of="ddim", program="comfyui", usual="ddim_uniform"),
+    "lcm": SamplerInfo(a1111="LCM", closest_to=("TCD",), usual="sgm_uniform"),
+    "lcm_a1111": SamplerInfo(form_of="lcm", program="a1111", for_flow=False),
+    "lcm_comfyui": SamplerInfo(form_of="lcm", program="comfyui", usual="sgm_uniform"),
+    "res_multistep": SamplerInfo(
+        closest_to=("res_multistep_ancestral", "res_multistep_ancestral_cfg_pp", "res_multistep_cfg_pp")
+    ),
+    "uni_pc": SamplerInfo(a1111="UniPC", passes_over=PROGRAMS),
+    "uni_pc_a1111": SamplerInfo(form_of="uni_pc", program="a1111", usual="time_uniform", of_times=True, for_flow=False),
+    "uni_pc_comfyui": SamplerInfo(form_of="uni_pc", program="comfyui", passes_over=PROGRAMS),
+    "uni_pc_bh2": SamplerInfo(passes_over=PROGRAMS),
+    "dpmpp_sde": SamplerInfo(
+        a1111="DPM++ SDE", closest_to=("exp_heun_2_x0_sde", "seeds_2"), usual="karras", calls=2, is_brownian=True
+    ),
+    "dpmpp_2m_sde": SamplerInfo(
+        a1111="DPM++ 2M SDE", closest_to=("sa_solver", "sa_solver_pece"), usual="exponential", is_brownian=True
+    ),
+    "dpmpp_2m_sde_heun": SamplerInfo(a1111="DPM++ 2M SDE Heun", usual="exponential", is_brownian=True),
+    "dpmpp_3m_sde": SamplerInfo(
+        a1111="DPM++ 3M SDE",
+        closest_to=("er_sde", "seeds_3"),
+        usual="exponential",
+        is_brownian=True,
+        passes_over=("a1111",),
+    ),
 }
 # "Uniform" is A1111's name of normal; "DDIM" its name of ddim_uniform. Its polyexponential levels with the usual
 # exponent, 1, are the exponential ones. InvokeAI ends names in `_k` for Karras' levels; diffusers calls turbo trailing.
-_MORE_SCHEDULES: Final[Mapping[str, ScheduleName]] = {
-    "uniform": "normal",
-    "ddim": "ddim_uniform",
-    "polyexponential": "exponential",
-    "k": "karras",
-    "ays": "align_your_steps",
-    "trailing": "turbo",
+# `align_your_steps` has levels of Stable Diffusion, `turbo` places in its table, and `time_uniform` is A1111's: none of
+# them is of a flow.
+SCHEDULE_INFOS: Final[Mapping[ScheduleName, ScheduleInfo]] = {
+    "normal": ScheduleInfo(also=("Uniform",), for_flow=True),
+    "simple": ScheduleInfo(closest_to=("linear_quadratic",), for_flow=True),
+    "sgm_uniform": ScheduleInfo(for_flow=True),
+    "beta": ScheduleInfo(for_flow=True),
+    "ddim_uniform": ScheduleInfo(also=("DDIM",), for_flow=True),
+    "karras": ScheduleInfo(also=("k",), for_flow=True),
+    "exponential": ScheduleInfo(also=("Polyexponential",), for_flow=True),
+    "kl_optimal": ScheduleInfo(for_flow=True),
+    "align_your_steps": ScheduleInfo(also=("AYS",), closest_to=("Align Your Steps GITS", "GITS")),
+    "turbo": ScheduleInfo(also=("trailing",)),
+    "time_uniform": ScheduleInfo(),
 }
-_AUTOMATIC: Final = frozenset({"auto", "automatic"})
 
-# Samplers of A1111, Forge, ComfyUI and InvokeAI that are not offered, as `_letters` writes them -> the one that comes
-# closest: by its method, or the one that it changes.
-NOT_OFFERED: Final[Mapping[str, SamplerName]] = {
-    "dpmfast": "dpmpp_2m",
-    "dpmadaptive": "dpmpp_2m",
-    "restart": "heun",
-    "heunpp2": "heun",
-    "expheun2x0": "heun",
-    "expheun2x0sde": "dpmpp_sde",
-    "ddpm": "euler_ancestral",
-    "ipndm": "lms",
-    "ipndmv": "lms",
-    "pndm": "lms",
-    "plms": "lms",
-    "deis": "dpmpp_2m",
-    "tcd": "lcm",
-    "gradientestimation": "euler",
-    "gradientestimationcfgpp": "euler",
-    "ersde": "dpmpp_3m_sde",
-    "seeds2": "dpmpp_sde",
-    "seeds3": "dpmpp_3m_sde",
-    "sasolver": "dpmpp_2m_sde",
-    "sasolverpece": "dpmpp_2m_sde",
-    "resmultistepancestral": "res_multistep",
-    "resmultistepancestralcfgpp": "res_multistep",
-    "resmultistepcfgpp": "res_multistep",
-    "eulercfgpp": "euler",
-    "eulerancestralcfgpp": "euler_ancestral",
-    "euleracfgpp": "euler_ancestral",
-    "eulerdy": "euler",
-    "eulersmeady": "euler",
-    "dpmpp2mcfgpp": "dpmpp_2m",
-    "dpmpp2sancestralcfgpp": "dpmpp_2s_ancestral",
-    "ddimcfgpp": "ddim",
+A1111_FORMS: Final[Mapping[SamplerName, SamplerName]] = {
+    info.form_of: name for name, info in SAMPLER_INFOS.items() if info.form_of and info.program == "a1111"
 }
-SCHEDULES_NOT_OFFERED: Final[Mapping[str, ScheduleName]] = {
-    "linearquadratic": "simple",
-    "alignyourstepsgits": "align_your_steps",
-    "gits": "align_your_steps",
+COMFYUI_FORMS: Final[Mapping[SamplerName, SamplerName]] = {
+    info.form_of: name for name, info in SAMPLER_INFOS.items() if info.form_of and info.program == "comfyui"
 }
+OWN_SCHEDULES: Final[Mapping[SamplerName, ScheduleName]] = {
+    name: info.usual for name, info in SAMPLER_INFOS.items() if info.of_times
+}
+FLOW_SAMPLERS: Final = tuple(name for name, info in SAMPLER_INFOS.items() if info.for_flow)
+FLOW_SCHEDULES: Final = tuple(name for name, info in SCHEDULE_INFOS.items() if info.for_flow)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +197,14 @@ class Sampling:
     cfg: float  # guidance scale
     cfg_rescale: float = 0.0  # share of the guided output that gets the deviation of the prompt's own
     pag: PagSettings = NO_PAG
+    hires: HiresSettings = NO_HIRES  # its steps are given where it is on
+
+    @property
+    def second(self) -> Sampling | None:
+        """How the second pass is sampled, by itself; None if there is none."""
+        if not self.hires.is_on:
+            return None
+        return replace(self, steps=self.hires.steps or self.steps, hires=NO_HIRES)
 
     @property
     def is_guided(self) -> bool:
@@ -186,19 +215,14 @@ class Sampling:
         return self.cfg not in (0, 1)
 
     @property
-    def calls(self) -> int:
-        """How often a sampler calls the U-Net for an image: at the last of its steps once in any case."""
-        return 2 * self.steps - 1 if self.sampler in TWO_CALLS else self.steps
-
-    @property
     def prompt_steps(self) -> int:
         """The steps among which A1111 divides a prompt that changes on the way: it counts a step of two calls twice."""
-        return 2 * self.steps if self.sampler in TWO_CALLS else self.steps
+        return self.steps * SAMPLER_INFOS[self.sampler].calls
 
 
 def usual_schedule(sampler: SamplerName) -> ScheduleName:
     """Return the schedule that A1111's "Automatic" means for a sampler."""
-    return USUAL_SCHEDULES.get(sampler, "normal")
+    return SAMPLER_INFOS[sampler].usual
 
 
 def in_program(
@@ -213,158 +237,3 @@ def in_program(
         return sampler, schedule or usual_schedule(sampler)
     form = A1111_FORMS[sampler]
     return form, OWN_SCHEDULES.get(form) or schedule or usual_schedule(form)
-
-
-def read_sampler(text: str) -> tuple[SamplerName, ScheduleName | None]:
-    """Read a sampler's name in any spelling, with the schedule where the name has one: "DPM++ 2M Karras".
-
-    Returns:
-        The sampler, and the schedule; None if the name says none, or "Automatic".
-
-    Raises:
-        ValueError: nothing is called so; the message has the names that are close.
-    """
-    letters = _without_k(_letters(text).replace("gpu", ""))  # ComfyUI: with noise that is drawn on the card
-    if letters in _SCHEDULES and letters not in _SAMPLERS:
-        schedule = _SCHEDULES[letters]
-        msg = f"{text!r} is a schedule: write it as `schedule: {schedule}`, and a sampler as `sampler`"
-        raise ValueError(msg)
-    for sampler, rest in _divided(letters, _SAMPLERS):
-        if rest in _SCHEDULES or not rest or rest in _AUTOMATIC:
-            return sampler, _SCHEDULES.get(rest)
-    raise ValueError(_unknown_sampler(text, letters))
-
-
-def is_sampler(text: str) -> bool:
-    """Return whether a text is a sampler's name in some spelling."""
-    try:
-        read_sampler(text)
-    except ValueError:
-        return False
-    return True
-
-
-def read_schedule(text: str) -> ScheduleName | None:
-    """Read a schedule's name in any spelling.
-
-    Returns:
-        The schedule; None for "Automatic", which `usual_schedule` gives a meaning.
-
-    Raises:
-        ValueError: nothing is called so; the message has the names that are close.
-    """
-    letters = _letters(text)
-    if letters in _AUTOMATIC:
-        return None
-    if letters in _SCHEDULES:
-        return _SCHEDULES[letters]
-    if letters in _SAMPLERS:
-        msg = f"{text!r} is a sampler: write it as `sampler: {_SAMPLERS[letters]}`, and a schedule as `schedule`"
-        raise ValueError(msg)
-    if letters in SCHEDULES_NOT_OFFERED:
-        close = SCHEDULES_NOT_OFFERED[letters]
-        msg = f"the schedule {text!r} is not supported: {close} comes closest to it; {_LIST}"
-        raise ValueError(msg)
-    raise ValueError(f"there is no schedule {text[:60]!r}: {_advice(letters, _SCHEDULES)}")
-
-
-def apart(settings: Mapping[str, Any], default: SamplerName | None = None) -> dict[str, Any]:
-    """Return settings as they were written, with the sampler and the schedule that a joint name of `sampler` means.
-
-    The schedule is None for the usual one. Names that do not exist stay for the settings' own validation.
-
-    Args:
-        default: the sampler of settings that name none.
-
-    Raises:
-        ValueError: both name a schedule, and not the same.
-    """
-    try:
-        sampler, joint = read_sampler(settings.get("sampler", default))
-        schedule = None if settings.get("schedule") is None else read_schedule(settings["schedule"])
-    except (TypeError, ValueError):
-        return dict(settings)
-    if joint is not None and schedule is not None and schedule != joint:
-        msg = (
-            f"the sampler {settings['sampler']!r} has the schedule {joint} in its name, and `schedule` says "
-            f"{schedule}: leave one of them out"
-        )
-        raise ValueError(msg)
-    return {**settings, "sampler": sampler, "schedule": joint or schedule}
-
-
-def only_sampler(value: Any) -> Any:
-    """Return the sampler of a name in any spelling; what is no text is left to the settings' validation.
-
-    Raises:
-        ValueError: as for `read_sampler`.
-    """
-    return read_sampler(value)[0] if isinstance(value, str) else value
-
-
-def only_schedule(value: Any) -> Any:
-    """Return the schedule of a name in any spelling; what is no text is left to the settings' validation.
-
-    Raises:
-        ValueError: as for `read_schedule`, or it is "auto" where no sampler is named.
-    """
-    if not isinstance(value, str):
-        return value
-    schedule = read_schedule(value)
-    if schedule is None:
-        msg = "auto is the usual schedule of a sampler: name the sampler beside it"
-        raise ValueError(msg)
-    return schedule
-
-
-def _letters(text: object) -> str:
-    """Return the letters and digits of a name in lower case, a plus sign as the letter p: DPM++ is dpmpp.
-
-    Raises:
-        TypeError: it is no text.
-    """
-    if not isinstance(text, str):
-        msg = f"expected a name, got {text!r}"
-        raise TypeError(msg)
-    return "".join(each for each in text.casefold().replace("+", "p") if each.isalnum())
-
-
-def _without_k(letters: str) -> str:
-    """Return a name without the `k_` that k-diffusion's samplers once had in A1111."""
-    rest = letters.removeprefix("k")
-    known = {**_SAMPLERS, **NOT_OFFERED}
-    return rest if letters not in known and any(map(rest.startswith, known)) else letters
-
-
-def _divided(letters: str, names: Mapping[str, SamplerName]) -> list[tuple[SamplerName, str]]:
-    """Return the samplers with which a name begins, the longest first, each with what follows it."""
-    beginnings = sorted(filter(letters.startswith, names), key=len, reverse=True)
-    return [(names[beginning], letters.removeprefix(beginning)) for beginning in beginnings]
-
-
-def _unknown_sampler(text: str, letters: str) -> str:
-    """Return the message for a name that no sampler has: what of it is wrong, and what is close."""
-    for close, rest in _divided(letters, NOT_OFFERED):
-        if rest in _SCHEDULES or not rest or rest in _AUTOMATIC:
-            return f"the sampler {text[:60]!r} is not supported: {close} comes closest to it; {_LIST}"
-    for sampler, rest in _divided(letters, _SAMPLERS):
-        if _close(rest, _SCHEDULES):
-            return f"{text[:60]!r} is {sampler} with a schedule {rest!r} that there is not: {_advice(rest, _SCHEDULES)}"
-    return f"there is no sampler {text[:60]!r}: {_advice(letters, _SAMPLERS)}"
-
-
-def _advice(letters: str, known: Mapping[str, str]) -> str:
-    close = _close(letters, known)
-    return f"did you mean {' or '.join(close)}?" if close else _LIST
-
-
-def _close(letters: str, known: Mapping[str, str]) -> list[str]:
-    """Return the names that are close to one; a program's form of a sampler is a name that nobody means by a slip."""
-    usual = {each: name for each, name in known.items() if name not in _FORMS}
-    return list(dict.fromkeys(usual[each] for each in get_close_matches(letters, usual)))
-
-
-_LIST: Final = "docs/reference/spec.md lists all under Samplers"
-_FORMS: Final = frozenset({*A1111_FORMS.values(), *COMFYUI_FORMS.values()})
-_SAMPLERS: Final[Mapping[str, SamplerName]] = {**{_letters(name): name for name in SAMPLERS}, **_MORE_SAMPLERS}
-_SCHEDULES: Final[Mapping[str, ScheduleName]] = {**{_letters(name): name for name in SCHEDULES}, **_MORE_SCHEDULES}

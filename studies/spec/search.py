@@ -11,7 +11,7 @@ from basics.settings import FrozenSettings
 from scorers.config import SpecPath
 from search_spaces.block_presets import block_preset
 from search_spaces.slots import beyond_usual
-from studies.spec.samplers import is_sampler
+from studies.spec.sampler_names import is_sampler
 
 SamplerName = Literal["depth", "gp", "tpe", "cmaes", "nsgaii", "qmc", "random"]
 PREDICTING: tuple[SamplerName, ...] = ("depth",)  # samplers that say how much improvement they expect of a trial

@@ -3,6 +3,9 @@
 What changes when is decided where prompts are read, by the steps of each item. Here it is enough to know what may come
 to stand beside what: every part of square brackets with a colon or a bar in them counts as one that may hold. Other
 brackets weigh what stands in them, and neighbours of one weight are one text; or brackets are text themselves.
+
+They are not paired by brackets.py, because prompts come here unchecked and with their comments, so that brackets may
+not fit together: one counts as closed by the next closing one of its kind, whatever else closes between.
 """
 
 from __future__ import annotations
@@ -13,12 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-DEPTH: Final = 50  # brackets in each other; such a prompt is refused where it is read
+from studies.spec.brackets import CLOSING, DEEPEST, FACTORS, WEIGHT_AT_END
+
 _SIGNS: Final = re.compile(r"\\.|[\[\]():|]", re.DOTALL)
-_WEIGHT: Final = re.compile(r":\s*([+-]?[.\d]+)\s*\Z")
 _COMMENT: Final = re.compile(r"#[^\n]*(?:\n|\Z)")
-_CLOSING: Final = {"[": "]", "(": ")"}
-_FACTORS: Final = {"[": 1 / 1.1, "(": 1.1}
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ class _Reading:
                 return [_joined(part) for part in parts], place, True
             if closing == "]" and sign[0] in {":", "|"}:
                 parts.append([])
-            elif sign[0] in _CLOSING and depth < DEPTH:
-                inner, place, closed = self._parts(place, _CLOSING[sign[0]], depth + 1)
+            elif sign[0] in CLOSING and depth < DEEPEST:  # a deeper one is refused where it is read
+                inner, place, closed = self._parts(place, CLOSING[sign[0]], depth + 1)
                 parts[-1] += self._bracket(sign[0], inner, closed=closed)
             else:
                 parts[-1].append(self._word(sign[0]))
@@ -134,13 +135,13 @@ class _Reading:
         yield self._word(opening)
         yield from inner
         if closed:
-            yield self._word(_CLOSING[opening])
+            yield self._word(CLOSING[opening])
 
 
 def _weighed(opening: str, inner: Text) -> Text:
     """Return what stands in brackets with the weight that they give it, which may be written at its end."""
-    factor, last = _FACTORS[opening], inner[-1] if inner else None
-    if opening == "(" and isinstance(last, Word) and (weight := _WEIGHT.search(last.text)):
+    factor, last = FACTORS[opening], inner[-1] if inner else None
+    if opening == "(" and isinstance(last, Word) and (weight := WEIGHT_AT_END.search(last.text)):
         try:
             factor = float(weight[1])
         except ValueError:  # for which the prompt is refused where it is read

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from basics.messages import unknown_name
-from basics.names import JOINERS, in_words, is_word, plain, unseen, with_plain_keys
+from basics.names import JOINERS, in_words, is_word, plain, unseen
 from basics.settings import FrozenSettings, explain
 from scorers.config import SpecPath
 from scorers.protocol import ScorerInfo
@@ -25,15 +25,13 @@ from studies.errors import RecipeError, SpecError
 from studies.recipe.blueprint import slots_of
 from studies.recipe.recipe import DRAWS, LETTERS, DrawsName, Operation, check_operations
 from studies.recipe.steps import StepSettings, operations_of
-from studies.spec.dynamic_prompts import expand_spec
 from studies.spec.final import FinalSettings
 from studies.spec.former import as_now
 from studies.spec.rendering import ExportSettings, RenderSettings
-from studies.spec.samplers import PROGRAMS
+from studies.spec.resolving import resolved_spec
 from studies.spec.scoring import ObjectiveTerm, ScorerEntry, with_kind
 from studies.spec.search import PREDICTING, BudgetSettings, ProbeSettings, RacingSettings, SamplerSettings
-from studies.spec.suite import SuiteSettings, in_usual_spelling
-from studies.spec.suite_notes import suite_notes
+from studies.spec.suite import SuiteSettings
 from studies.spec.warm_start import WarmStartSettings
 from studies.spec.words import STUDY_WORDS
 from studies.system.documents import parse_yaml, read_text
@@ -45,29 +43,6 @@ MAX_NAME = 100  # characters of a scorer's name: more would not fit into the dat
 def _is_read_from_file(info: ValidationInfo) -> bool:
     """Return whether a spec file is read: names that were stored once stay as they are."""
     return "base_dir" in (info.context or {})
-
-
-def _names_images(spec: Any) -> bool:
-    """Return whether a prompt of a spec is a picture."""
-    sections = [spec.get(name) for name in ("suite", "final")] if isinstance(spec, Mapping) else []
-    lists = [section.get("prompts") for section in sections if isinstance(section, Mapping)]
-    prompts = [prompt for each in lists if isinstance(each, (list, tuple)) for prompt in each]
-    return any(isinstance(prompt, Mapping) and "image" in prompt for prompt in prompts)
-
-
-def _in_usual_spelling(spec: Any) -> Any:
-    """Return a spec with the names of its suite as they are usually spelled."""
-    suite = spec.get("suite") if isinstance(spec, Mapping) else None
-    return {**spec, "suite": in_usual_spelling(suite)} if isinstance(suite, Mapping) else spec
-
-
-def _with_pictures(spec: Any, base_dir: Path) -> tuple[Any, tuple[str, ...]]:
-    """Return a spec with the settings of its pictures, and what the user should know of them."""
-    if not _names_images(spec):
-        return spec, ()
-    from studies.spec.published.items import with_pictures  # it loads Pillow
-
-    return with_pictures(spec, base_dir)
 
 
 def _may_be_in_file_name(character: str) -> bool:
@@ -108,18 +83,13 @@ class StudySpec(FrozenSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _plain_keys(cls, data: Any, info: ValidationInfo) -> Any:
+    def _resolved(cls, data: Any, info: ValidationInfo) -> Any:
         context = info.context or {}
-        if "base_dir" not in context:
+        if "base_dir" not in context:  # it is a stored one
             return data
-        base_dir = Path(context["base_dir"])
-        written = _in_usual_spelling(with_plain_keys(data))
-        resolved, notes = _with_pictures(expand_spec(written, base_dir), base_dir)
-        suite = resolved.get("suite") if isinstance(resolved, Mapping) else None
-        if isinstance(suite, Mapping) and suite.get("noise", "a1111") in PROGRAMS:
-            notes = (*notes, *suite_notes(written, suite.get("noise", "a1111"), base_dir))
-        context.get("notes", []).extend(notes)
-        return resolved
+        resolved = resolved_spec(data, Path(context["base_dir"]))
+        context.get("notes", []).extend(resolved.notes)
+        return resolved.data
 
     @field_validator("study")
     @classmethod

@@ -15,7 +15,9 @@ from basics.names import plain
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
 from studies.spec.guidance import NO_PAG, Pag
+from studies.spec.hires import NO_HIRES, Hires
 from studies.spec.presets import PresetName, read_preset, with_preset
+from studies.spec.sampler_names import apart, only_sampler, only_schedule
 from studies.spec.samplers import (
     OWN_SCHEDULES,
     PROGRAMS,
@@ -25,10 +27,7 @@ from studies.spec.samplers import (
     SamplerName,
     Sampling,
     ScheduleName,
-    apart,
     in_program,
-    only_sampler,
-    only_schedule,
 )
 from studies.spec.words import PROMPT_WORDS, SUITE_WORDS, as_list, as_named, as_size, letters
 
@@ -41,7 +40,7 @@ LEAST_SHIFT: Final = 1.0
 MOST_SHIFT: Final = 12.0
 USUAL_SHIFT: Final = 3.0
 SCORING: Final = ("weight", "without")  # settings of a prompt that change no image
-_LATER: Final = ("cfg_rescale", "pag")  # which suites and prompts did not always have
+_LATER: Final = ("cfg_rescale", "pag", "hires")  # which suites and prompts did not always have
 _NAMES: Final[Mapping[str, Any]] = {
     "noise": ProgramName,
     "syntax": Syntax,
@@ -74,12 +73,18 @@ class SuiteItem:
     prompt: str  # as it is written
     negative: str
     seed: int
-    width: int  # pixels, a multiple of 64
+    width: int  # of the first pass: pixels, a multiple of 64
     height: int
     sampling: Sampling
     clip_skip: int
     weight: float = 1.0  # in the means over items, relative to the others'
     without: tuple[str, ...] = ()  # scorers that do not look at it
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Width and height of its image in pixels, after the last pass."""
+        hires = self.sampling.hires
+        return hires.size(self.width, self.height) if hires.is_on else (self.width, self.height)
 
 
 class SuitePrompt(FrozenSettings):
@@ -94,6 +99,7 @@ class SuitePrompt(FrozenSettings):
     cfg: Cfg | None = None
     cfg_rescale: CfgRescale | None = None
     pag: Pag | None = None
+    hires: Hires | None = None
     sampler: Sampler | None = None
     schedule: Schedule | None = None  # None: the suite's, or the usual one where the prompt has a sampler of its own
     clip_skip: ClipSkip | None = None
@@ -159,6 +165,7 @@ class SuiteSettings(FrozenSettings):
     cfg: Cfg = 7.0
     cfg_rescale: CfgRescale = 0.0
     pag: Pag = NO_PAG
+    hires: Hires = NO_HIRES  # a second pass at a larger size
     sampler: Sampler = "dpmpp_2m"
     schedule: Schedule = "karras"  # a spec may say auto: the usual one of the sampler, which is resolved when parsed
     ensd: int = Field(default=0, gt=-(2**63), lt=2**63)  # "eta noise seed delta", added to seeds of later steps' noise
@@ -298,6 +305,10 @@ class SuiteSettings(FrozenSettings):
             if item.width % 64 or item.height % 64 or not 64 <= item.width <= 4096 or not 64 <= item.height <= 4096:
                 msg = f"size {item.width}x{item.height} cannot be rendered: use multiples of 64 from 64 to 4096"
                 raise ValueError(msg)
+            if max(item.image_size) > 4096:
+                width, height = item.image_size
+                msg = f"hires of {item.width}x{item.height} gives {width}x{height}, and at most 4096 are rendered"
+                raise ValueError(msg)
         if len({replace(item, index=0, weight=1.0, without=()) for item in items}) < len(items):
             msg = "the suite contains the same render twice (prompt, seed, size and settings): remove one of them"
             raise ValueError(msg)
@@ -347,13 +358,15 @@ class SuiteSettings(FrozenSettings):
 
     def _sampling(self, prompt: SuitePrompt) -> Sampling:
         sampler = prompt.sampler or self.sampler
+        steps, hires = prompt.steps or self.steps, self.hires if prompt.hires is None else prompt.hires
         sampling = Sampling(
             sampler=sampler,
             schedule=OWN_SCHEDULES.get(sampler) or prompt.schedule or self.schedule,
-            steps=prompt.steps or self.steps,
+            steps=steps,
             cfg=self.cfg if prompt.cfg is None else prompt.cfg,
             cfg_rescale=self.cfg_rescale if prompt.cfg_rescale is None else prompt.cfg_rescale,
             pag=self.pag if prompt.pag is None else prompt.pag,
+            hires=hires.model_copy(update={"steps": hires.steps or steps}) if hires.is_on else NO_HIRES,
         )
         return sampling if sampling.is_guided else replace(sampling, cfg_rescale=0.0)  # which has nothing to rescale
 
@@ -412,8 +425,11 @@ def in_usual_spelling(suite: Mapping[str, Any]) -> dict[str, Any]:
 def expand_prompts(value: Any) -> Any:
     """Return a list of prompts with everything but settings written out as `{prompt: TEXT}`, where a text is expected.
 
-    A mapping without a key that is a setting, or a slip of one, is a text with a colon: `masterpiece: a lion`.
+    A text alone is a list of one. A mapping without a key that is a setting, or a slip of one, is a text with a colon:
+    `masterpiece: a lion`.
     """
+    if isinstance(value, str):
+        value = [value]
     if isinstance(value, (list, tuple)):
         return [prompt if _is_settings(prompt) else {"prompt": prompt} for prompt in value]
     return value

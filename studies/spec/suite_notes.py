@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from basics.names import from_home
 from basics.texts import shortened
-from studies.spec.samplers import OWN_SCHEDULES, ProgramName, apart, in_program
+from studies.spec.sampler_names import apart
+from studies.spec.samplers import OWN_SCHEDULES, ProgramName, in_program
 
 _DYNAMIC: Final = re.compile(r"(?<!\\)\{[^{}]*\|[^{}]*\}|__[\w\-./*]+?__(?!_)")
 _MOST_OF_A_PATH: Final = 500  # characters

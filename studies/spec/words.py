@@ -11,7 +11,7 @@ IMAGES: Final = "write several `seeds`: each is an image of every prompt"
 PICTURES: Final = "write a picture as a prompt, `prompts: [image: FILE]`, and for more images more `seeds`"
 LORAS: Final = "LoRAs on top of every render stand under `loras` of the suite, those of the merge beside `suite`"
 MODELS: Final = "name checkpoints under `parents` of the study, beside `suite`"
-NOT_HERE: Final = "there is no such step here: a suite renders each image once, at its size"
+NOT_HERE: Final = "there is no such step here: an image is rendered, and once more at a larger size with `hires`"
 
 # Keys of A1111's, ComfyUI's, InvokeAI's and diffusers' settings -> ours, or what to do; in lower case without signs.
 _RENDERING: Final[Mapping[str, str]] = {
@@ -44,9 +44,9 @@ _RENDERING: Final[Mapping[str, str]] = {
     ),
     **dict.fromkeys(("lora", "lycoris"), LORAS),
     **dict.fromkeys(("model", "models", "modelname", "checkpoint", "checkpoints", "ckptname", "sdmodel"), MODELS),
-    **dict.fromkeys(
-        ("denoise", "denoisingstrength", "hires", "hiresfix", "enablehr", "refiner", "adetailer"), NOT_HERE
-    ),
+    **dict.fromkeys(("hiresfix", "highresfix", "enablehr", "upscale", "hiresupscale"), "hires"),
+    **dict.fromkeys(("denoise", "denoisingstrength"), "it is `denoise` of `hires: {scale: 2, denoise: 0.5}`"),
+    **dict.fromkeys(("refiner", "adetailer"), NOT_HERE),
 }
 SUITE_WORDS: Final[Mapping[str, str]] = {
     **_RENDERING,

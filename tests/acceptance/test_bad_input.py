@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import time
 import urllib.request
@@ -612,3 +613,20 @@ def test_a_study_that_has_no_final_says_so(folder: Path, database: Database, ref
         connection.execute(sa.text("UPDATE mergetune_studies SET spec = :spec"), {"spec": spec.to_json()})
     database.close()
     assert "final: {top: 0}" in refused("study", "finish", "portraits")
+
+
+def test_a_study_too_large_for_the_memory_is_told_what_fits_and_that_is_accepted(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said by `check`, for which the spec is fine all the same, and by `start`, which refuses."""
+    monkeypatch.setattr("optimizer.runtime.fitting.available_host_bytes", lambda: 700_000_000)
+    suite = {"prompts": [f"{count} cats" for count in range(8)], "sizes": [512], "steps": 1}
+    spec = write_spec(folder, suite=suite)
+    told = call("study", "check", spec, code=0).out
+    advice = re.search(
+        r"it cannot start here now: not enough memory: .*write `batch_size: ([1-7])` under `render`", told
+    )
+    assert advice, told
+    assert f"write `batch_size: {advice[1]}` under `render`" in call("study", "start", spec, code=2).err
+    fitting = write_spec(folder, suite=suite, render={"device": "cpu", "batch_size": int(advice[1])})
+    assert "not enough memory" not in call("study", "check", fitting, code=0).out

@@ -25,10 +25,13 @@ from optimizer.merging.files.parents import Parents
 from optimizer.merging.lora.file import Lora
 from optimizer.rendering.models import live_dtypes
 from optimizer.rendering.render import decoded_at_once
-from optimizer.runtime.memory import MemoryEstimate, estimate_memory, require_memory
+from optimizer.runtime.fitting import FreeMemory, require_memory
+from optimizer.runtime.memory import MemoryEstimate, estimate_memory
 from optimizer.runtime.plan import make_plan
 from optimizer.system.host_memory import available_host_bytes, cgroup_room
+from studies.spec.rendering import RenderSettings
 from studies.spec.study import parse_spec
+from studies.spec.suite import SuitePrompt, SuiteSettings
 
 GB = 10**9
 CPU = torch.device("cpu")
@@ -137,6 +140,12 @@ def made(*working: int, on_host: bool = True) -> MemoryEstimate:
     )
 
 
+def required(need: MemoryEstimate, device: torch.device, *, host: int, card: int | None = None) -> None:
+    """Require what is needed for one image of the smallest size, so that no smaller one can be advised."""
+    suite = SuiteSettings(prompts=(SuitePrompt(prompt="a cat"),), sizes=((64, 64),))
+    require_memory(lambda *_: need, suite, RenderSettings(), device, FreeMemory(host=host, device=card))
+
+
 @given(free=st.integers(0, 2 * GB), working=st.lists(st.integers(1, 2 * GB), min_size=1, max_size=64).map(sorted))
 def test_what_is_advised_fits_and_what_fits_is_not_refused(free: int, working: list[int]) -> None:
     need = made(*working)
@@ -144,19 +153,21 @@ def test_what_is_advised_fits_and_what_fits_is_not_refused(free: int, working: l
     assert not fitting or made(*working[:fitting]).host_bytes <= free
     assert fitting == len(working) or made(*working[: fitting + 1]).host_bytes > free
     if fitting == len(working):
-        require_memory(need, CPU, host_free=free)
+        required(need, CPU, host=free)
     else:
         with pytest.raises(NoMemoryError, match="GB needed for the model and"):
-            require_memory(need, CPU, host_free=free)
+            required(need, CPU, host=free)
 
 
 def test_a_card_must_hold_the_model_and_one_image_and_the_host_only_the_pictures() -> None:
     cuda, need = torch.device("cuda"), made(10, 80, on_host=False)
-    require_memory(need, cuda, host_free=GB, free_on_device=1010)
+    required(need, cuda, host=GB, card=1010)
     with pytest.raises(NoMemoryError, match="not enough memory on cuda"):
-        require_memory(need, cuda, host_free=GB, free_on_device=1009)
-    with pytest.raises(NoMemoryError, match="render smaller or fewer images"):
-        require_memory(need, cuda, host_free=1000, free_on_device=GB)
+        required(need, cuda, host=GB, card=1009)
+    with pytest.raises(
+        NoMemoryError, match=r"0\.00 GB free; no smaller batch or image would fit; or render fewer images"
+    ):
+        required(need, cuda, host=1000, card=GB)
 
 
 def test_the_suites_largest_batch_counts() -> None:

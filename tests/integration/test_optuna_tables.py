@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
+import plotly.graph_objects as go
 import pytest
 import sqlalchemy as sa
 from optuna.distributions import FloatDistribution
 from optuna.trial import Trial
-from optuna_dashboard import get_note, save_note
+from optuna_dashboard import get_note, save_note, save_plotly_graph_object
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from real_databases import new_postgresql_url
 
 from studies.records.database import Database, open_database
 from studies.records.optuna_tables import (
+    NOTE_BEGINS,
+    NOTE_ENDS,
     NOTE_LETTERS,
     NOTE_PIECES,
-    store_line_of_study_note,
+    TRIAL_NAME,
+    store_figures,
     store_note,
     store_params,
+    store_part_of_study_note,
+    store_trial_names,
 )
 
 RATIOS = {
@@ -97,39 +105,70 @@ def test_a_note_beyond_all_measure_is_refused_and_changes_nothing(database: Data
     assert get_note(trial) == "before"
 
 
-class TestLineOfAStudyNote:
+class TestOurPartOfAStudyNote:
     @pytest.mark.parametrize("before", ["", "seen by hand", "# Portraits\n\n- one\n- two\n" * 200])
     def test_what_people_wrote_stays_below_it(self, before: str, database: Database) -> None:
         study = begun(database)
         if before:
             save_note(study, before)
-        for text in ("first", "second"):
-            store_line_of_study_note(database, study._study_id, "> best: ", text)
-            assert get_note(study).split("\n\n", 1) == [f"> best: {text}", *([before.strip("\n")] if before else [])]
-        store_line_of_study_note(database, study._study_id, "> best: ", None)
-        assert get_note(study) == before.strip("\n")
+        for text in ("first", "second\n\n- of two lines"):
+            store_part_of_study_note(database, study._study_id, text)
+            parts = [NOTE_BEGINS, text, NOTE_ENDS, *([before.strip("\n")] if before else [])]
+            assert get_note(study) == "\n\n".join(parts)
 
-    def test_a_line_that_is_there_makes_no_new_version(self, database: Database) -> None:
+    def test_what_people_wrote_above_it_stays(self, database: Database) -> None:
+        study = begun(database)
+        store_part_of_study_note(database, study._study_id, "first")
+        save_note(study, f"above\n\n{get_note(study)}\n\nbelow")
+        store_part_of_study_note(database, study._study_id, "second")
+        assert get_note(study) == "\n\n".join([NOTE_BEGINS, "second", NOTE_ENDS, "above", "below"])
+
+    def test_a_part_whose_end_was_removed_is_kept_as_theirs(self, database: Database) -> None:
+        study = begun(database)
+        save_note(study, f"{NOTE_BEGINS}\n\nfirst\n\nmine")
+        store_part_of_study_note(database, study._study_id, "second")
+        assert get_note(study).endswith("first\n\nmine")
+
+    def test_a_part_that_is_there_makes_no_new_version(self, database: Database) -> None:
         study = begun(database)
         for _ in range(2):
-            store_line_of_study_note(database, study._study_id, "> ", "x")
+            store_part_of_study_note(database, study._study_id, "x")
         assert database.storage.get_study_system_attrs(study._study_id)["dashboard:note_ver"] == 1
-
-    def test_no_note_is_made_for_nothing(self, database: Database) -> None:
-        study = begun(database)
-        store_line_of_study_note(database, study._study_id, "> ", None)
-        assert not database.storage.get_study_system_attrs(study._study_id)
 
     def test_a_note_of_unusual_length_is_left_as_it_is(self, database: Database) -> None:
         study = begun(database)
         long = "x" * (NOTE_LETTERS * NOTE_PIECES + 5)
         save_note(study, long)
-        store_line_of_study_note(database, study._study_id, "> ", "x")
+        store_part_of_study_note(database, study._study_id, "x")
         assert get_note(study) == long
 
     def test_the_notes_of_trials_are_not_touched(self, database: Database) -> None:
         study = begun(database)
         trial = study.ask()
         store_note(database, study._study_id, trial._trial_id, "of a trial")
-        store_line_of_study_note(database, study._study_id, "> ", "x")
-        assert (get_note(trial), get_note(study)) == ("of a trial", "> x")
+        store_part_of_study_note(database, study._study_id, "x")
+        assert get_note(trial) == "of a trial"
+
+
+def test_figures_replace_those_before_and_no_others(database: Database) -> None:
+    study = begun(database)
+    other = save_plotly_graph_object(study, go.Figure(), graph_object_id="of-somebody-else")
+    long = json.dumps({"data": [], "layout": {"title": {"text": "x" * 3 * NOTE_LETTERS}}})
+    store_figures(database, study._study_id, "mergetune-", {"0": long, "1": "{}"})
+    store_figures(database, study._study_id, "mergetune-", {"0": "{}", "2": long})
+    found = get_plotly_graph_objects(database.storage.get_study_system_attrs(study._study_id))
+    assert found.keys() == {other, "mergetune-0", "mergetune-2"}
+    assert (found["mergetune-0"], found["mergetune-2"]) == ("{}", long)
+
+
+def test_trials_without_a_name_get_one_and_others_keep_theirs(database: Database) -> None:
+    study = begun(database)
+    for number in range(3):
+        trial = study.ask()
+        if number == 1:
+            trial.set_user_attr(TRIAL_NAME, "as it was")
+        study.tell(trial, 0.0)
+    for _ in range(2):
+        store_trial_names(database, study._study_id, {0: "parent A", 1: "uniform 0.5", 2: "search 2", 9: "no trial"})
+    read = optuna.load_study(study_name=study.study_name, storage=database.storage).trials
+    assert [trial.user_attrs for trial in read] == [{"name": name} for name in ("parent A", "as it was", "search 2")]

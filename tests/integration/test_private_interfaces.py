@@ -21,7 +21,7 @@ from optuna.artifacts import ArtifactMeta
 from optuna.storages import RDBStorage
 from optuna.trial import Trial
 
-from studies.records.optuna_tables import NOTE_LETTERS
+from studies.records.optuna_tables import FIGURE, NOTE_LETTERS
 
 ROOT = Path(__file__).parents[2]
 TABLES = {  # every column of those that studies/records/optuna_tables.py uses; * marks one that may not be NULL
@@ -30,11 +30,15 @@ TABLES = {  # every column of those that studies/records/optuna_tables.py uses; 
     },
     "trial_params": {"param_id*", "trial_id", "param_name", "param_value", "distribution_json"},
     "studies": {"study_id*", "study_name*"},
+    "trial_user_attributes": {"trial_user_attribute_id*", "trial_id", "key", "value_json"},
     "study_user_attributes": {"study_user_attribute_id*", "study_id", "key", "value_json"},
     "study_system_attributes": {"study_system_attribute_id*", "study_id", "key", "value_json"},
 }  # fmt: skip
 CALLS = {  # what is called -> the names of its arguments
     "optuna_dashboard._app:get_pareto_front_trials": ["trials", "directions"],  # optimizer/observe/pareto_front.py
+    "optuna_dashboard._app:get_plotly_graph_objects": ["system_attrs"],  # optimizer/observe/figure_order.py
+    "optuna.storages._cached_storage:_CachedStorage.__init__": ["self", "backend"],  # optimizer/observe/best_trial.py
+    "optuna.storages._cached_storage:_CachedStorage.get_best_trial": ["self", "study_id"],
     "optuna.trial:Trial.__init__": ["self", "study", "trial_id"],
     "optuna.storages:RDBStorage.create_new_trial": ["self", "study_id", "template_trial"],
     "optuna.storages:RDBStorage.get_study_id_from_name": ["self", "study_name"],
@@ -46,6 +50,8 @@ CALLS = {  # what is called -> the names of its arguments
 VALUES = {  # what is read, or written as they would -> what it is
     "optuna.artifacts._upload:ARTIFACTS_ATTR_PREFIX": "artifacts:",  # studies/files/artifacts.py
     "optuna_dashboard.artifact._backend:ARTIFACTS_ATTR_PREFIX": "artifacts:",
+    "optuna_dashboard._custom_plot_data:SYSTEM_ATTR_PLOT_DATA": FIGURE,
+    "optuna_dashboard._custom_plot_data:SYSTEM_ATTR_MAX_LENGTH": NOTE_LETTERS,
     "optuna_dashboard._note:SYSTEM_ATTR_MAX_LENGTH": NOTE_LETTERS,  # studies/records/optuna_tables.py
 }
 NOTE_KEYS = {"note_ver_key": "dashboard:7:note_ver", "note_str_key_prefix": "dashboard:7:note_str:"}  # of trial 7

@@ -94,7 +94,7 @@ def test_a_prompt_of_the_final_is_read_before_the_study_begins(tmp_path: Path) -
 def test_notes_on_a_picture_are_told_once_when_the_spec_is_read(run: Call, tmp_path: Path) -> None:
     text = (
         "a lion, {0}\nSteps: 4, Sampler: Euler a, CFG scale: 3, Seed: {0}, Size: 64x64, RNG: CPU, ENSD: 31337, "
-        "Hires upscale: 2"
+        "Hires prompt: other"
     )
     for number in (1, 2):
         (tmp_path / f"{number}.txt").write_text(text.format(number))
@@ -102,7 +102,7 @@ def test_notes_on_a_picture_are_told_once_when_the_spec_is_read(run: Call, tmp_p
     for command in (("check", spec), ("start", spec, "--detach")):
         said = " ".join(run(*command, code=0).out.split())
         for number in (1, 2):
-            assert said.count(f"note: {number}.txt: not repeated: hires fix") == 1
+            assert said.count(f"note: {number}.txt: not repeated: the second pass's own prompt") == 1
         assert said.count("note: suite: `ensd: 31337` is that of its pictures") == 1
 
 

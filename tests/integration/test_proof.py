@@ -24,7 +24,7 @@ from optimizer.merging.engine.resident import ResidentModel
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.outcome.export import Delivery, Watch, deliver, render_file
 from optimizer.outcome.proof import RenderComparison, different_tensors
-from optimizer.runtime import memory
+from optimizer.runtime import fitting
 from optimizer.runtime.machine import VARIATION_FIELD
 from optimizer.trial.evaluation import pixels_digest
 from studies.files.artifacts import Render
@@ -259,7 +259,7 @@ def test_a_file_that_cannot_be_rendered_for_want_of_memory_is_kept(
     short: ShortStudy, rows: list[StoredTrial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = [1 << 40]
-    monkeypatch.setattr(memory, "available_host_bytes", lambda: free[0])
+    monkeypatch.setattr(fitting, "available_host_bytes", lambda: free[0])
     target = tmp_path / "merge.safetensors"
 
     def take_it_all(_: int) -> None:

@@ -131,7 +131,7 @@ def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune
     assert "4 of 4 trials of short are scored anew" in said
     best = max(rows_of(before), key=lambda row: row.objectives["objective"])
     assert f"best by the new objective: trial {best.number} ({best.origin}, from short trial {best.number})" in said
-    assert "best by the old objective: the same" in said
+    assert "best by the old objective (best observed): the same" in said
     assert "Continue with: mergetune study resume" in said
 
 
@@ -208,6 +208,8 @@ def test_a_study_without_its_images_is_refused(folder: Path, mergetune: Call) ->
         ({"suite": {**SMALL["suite"], "steps": 2}}, "another suite"),
         ({"suite": {**SMALL["suite"], "prompts": [text.title() for text in PROMPTS]}}, "other stages"),
         ({"racing": None, "render": {**SMALL["render"], "batch_size": 1}}, "another dtype or batch size"),
+        ({"render": {**SMALL["render"], "fp16_accumulation": True}}, "sums in fp16"),
+        ({"suite": {**SMALL["suite"], "sizes": [576]}, "render": {**SMALL["render"], "vae_tiling": True}}, "in tiles"),
         ({"parents": [str(DEMO / f"{name}.safetensors") for name in ("foods", "animals")]}, "stand in another order"),
         ({"warm_start": "short"}, "leave `warm_start` out"),
         ({"study": "short"}, "a study named 'short' exists"),

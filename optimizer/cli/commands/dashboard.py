@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from basics.messages import in_one_line
 from basics.names import typed_path
 from optimizer.cli.common import (
     ArtifactFolder,
@@ -20,7 +19,6 @@ from optimizer.cli.common import (
     database_to_read,
     escaped,
     fail,
-    print_error,
 )
 from studies.system.advice import DEFAULT_STORAGE
 
@@ -63,37 +61,25 @@ def dashboard(
 def _serve(
     database: Database, artifacts: str | None, host: str, port: int, password: str | None, *, changes: bool
 ) -> None:
+    from optimizer.cli.views.page_refresh import PageRefresh
     from optimizer.observe.dashboard import make_server
     from studies.files.artifacts import Artifacts
 
-    if changes:  # else figures and notes are those of its workers
-        describe_studies(database)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
     folder = (Artifacts.beside if changes else Artifacts.existing)(database.url, artifacts)
+    refresh = PageRefresh(database, folder) if changes else None  # else figures and notes are those of its workers
+    if refresh is not None:
+        with console.status("drawing the figures of each study"):
+            refresh.refresh()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
     server = make_server(database, folder, host, port, password, changes=changes)
     address = f"[{host}]" if ":" in host else host
     console.print(escaped(f"dashboard: http://{address}:{server.port}/dashboard/  (Ctrl-C to stop)"), soft_wrap=True)
+    if refresh is not None:
+        refresh.start()
     with suppress(KeyboardInterrupt):
         server.run()
-
-
-def describe_studies(database: Database) -> None:
-    """Draw the figures of every study, and say in its note what the final says against its best merge."""
-    from optimizer.cli.views.final import note_caveat
-    from optimizer.cli.views.report import study_objective
-    from optimizer.insight.interactive import save_figures
-    from studies.errors import StudyMissingError
-    from studies.records.stored_studies import list_studies
-
-    with console.status("drawing the figures of each study"):
-        for records in list_studies(database):
-            try:
-                save_figures(records, study_objective(records.study))
-                note_caveat(records, study_objective(records.study))
-            except StudyMissingError:  # its Optuna study was deleted; the others are shown
-                pass
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with one study, the others are shown
-                print_error(f"study {escaped(records.study.name)} gets no figures or no note", in_one_line(error))
+    if refresh is not None:
+        refresh.end()
 
 
 def _is_loopback(host: str) -> bool:

@@ -26,7 +26,7 @@ from optimizer.cli.workers.model_folders import Moved, searched_folders
 from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
-    from studies.records.finals import Final
+    from optimizer.trial.best import Best
     from studies.records.study_records import StudyRecords
     from studies.records.values import StoredStudy, StoredTrial
 
@@ -57,7 +57,12 @@ def export(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace an existing file, and export a merge that lost to a parent in the final."
+        ),
+    ] = False,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     models: Moved = None,
@@ -77,7 +82,7 @@ def export(
     database = database_to_read(storage)
     records = open_study(database, study)
     stored = records.study
-    chosen = _chosen(records, trial, parsed_weights(weights, study_objective(stored).names))
+    chosen = _chosen(records, trial, parsed_weights(weights, study_objective(stored).names), force=force)
     doubted = _caveat(records, chosen)
     print_repeats(records, [chosen])
     if recipe is not None:
@@ -124,10 +129,16 @@ def export(
 
 def _caveat(records: StudyRecords, chosen: StoredTrial) -> str | None:
     """Return what the final says against taking a merge; None for a parent alone."""
-    from optimizer.cli.views.final import study_caveat
     from optimizer.cli.views.report import study_objective
+    from optimizer.trial.best import best_of, load_results, objection
 
-    return None if chosen.origin.parent is not None else study_caveat(records, study_objective(records.study))
+    objective = study_objective(records.study)
+    trials, final = load_results(records)
+    best = best_of(trials, final, objective)
+    if best is None or chosen.origin.parent is not None:
+        return None
+    found = (best.caveat, objection(chosen, final, objective))
+    return "; ".join(each for each in found if each is not None) or None
 
 
 def _print_caveat(doubted: str | None) -> None:
@@ -165,12 +176,12 @@ def _write_recipe(
     console.print(f"wrote {escaped(str(target))} (trial {trial.number}, {escaped(trial.title)})", soft_wrap=True)
 
 
-def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | None) -> StoredTrial:
+def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | None, *, force: bool) -> StoredTrial:
     """Return the trial that `--trial` or `--weights` asks for."""
-    from optimizer.cli.views.final import load_results
+    from optimizer.cli.views.final import final_lines, finish_command
     from optimizer.cli.views.front import print_choice
     from optimizer.cli.views.report import study_objective
-    from optimizer.trial.front import chosen_trial
+    from optimizer.trial.best import best_of, load_results
     from studies.records.stored_trials import load_trial
 
     study = records.study
@@ -183,32 +194,33 @@ def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | No
         if numbered is None:
             fail(f"study {study.name!r} has no trial {trial}: see `{_showing(records)} --trials`")
         return numbered
+    objective = study_objective(study)
     trials, final = load_results(records)
-    winner = None if weights is not None or final is None else _winner(records, trials, final)
-    if winner is not None:
-        return winner
-    best = chosen_trial(trials, study_objective(study), weights)
+    best = best_of(trials, final, objective, weights)
     if best is None:
         fail(f"study {study.name!r} has no complete trial yet: see `{_showing(records)}`")
-    print_choice(trials, study_objective(study), best, weights)
-    return best
+    if final is not None and final.is_outdated(trials) and weights is None and objective.terms:
+        outdated = "the final is outdated, so the best observed trial is exported; hold it again with: "
+        console.print(escaped(outdated + finish_command(records)), soft_wrap=True)
+    chosen = _merge_of(best, force=force)
+    if best.by == "final" and final is not None:
+        verdict = final_lines(records, final, objective)[0]
+        console.print(escaped(f"best is the final's choice, trial {best.trial.number}; {verdict}"), soft_wrap=True)
+    print_choice(trials, objective, best)
+    return chosen
+
+
+def _merge_of(best: Best, *, force: bool) -> StoredTrial:
+    """Return the trial to export; one that lost to a parent in the final only if that is asked for."""
+    if best.refusal is None:
+        return best.trial
+    merge = best.merge
+    if merge is None:
+        fail(f"{best.refusal}; there is no merge to export: choose a trial with --trial N")
+    if not force:
+        fail(f"{best.refusal}; to export trial {merge.number} all the same, give --trial {merge.number} or --force")
+    return merge
 
 
 def _showing(records: StudyRecords) -> str:
     return advised(f'study show "{records.study.name}"', records.database.url)
-
-
-def _winner(records: StudyRecords, trials: Sequence[StoredTrial], final: Final) -> StoredTrial | None:
-    """Return the trial that the final chose, if that choice still holds, and print a line that says so."""
-    from optimizer.cli.views.final import final_lines, finish_command
-    from optimizer.cli.views.report import study_objective
-
-    if final.is_outdated(trials):
-        outdated = "the final is outdated, so the best observed trial is exported; hold it again with: "
-        console.print(escaped(outdated + finish_command(records)), soft_wrap=True)
-        return None
-    if final.winner is None:
-        return None
-    verdict = final_lines(records, final, study_objective(records.study))[0]
-    console.print(escaped(f"best is the final's choice, trial {final.winner.number}; {verdict}"), soft_wrap=True)
-    return next(trial for trial in trials if trial.number == final.winner.number)

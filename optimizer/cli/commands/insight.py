@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from optimizer.insight.importance import Findings, Insight
     from optimizer.trial.objective import Objective
     from studies.records.database import Database
-    from studies.records.study_records import StudyRecords
     from studies.records.values import StoredStudy
 
 BAR_WIDTH = 24  # characters of the longest bar
@@ -58,9 +57,9 @@ def importance(
     found = insight(records, _objective(records.study))
     if plot is not None:
         _draw(plot, found, force=force)
-    doubted = _caveat(records)
+    doubted = found.best.caveat
     if as_json:
-        typer.echo(json.dumps(_facts(found) | {"caveat": doubted}, indent=2, allow_nan=False))
+        typer.echo(json.dumps(_facts(found), indent=2, allow_nan=False))
         return
     for findings in found.findings:
         console.print(_importance_table(found, findings))
@@ -78,13 +77,6 @@ def _objective(stored: StoredStudy) -> Objective:
     return Objective.of(stored.spec, {name: entry.info for name, entry in stored.spec.scorers.items()})
 
 
-def _caveat(records: StudyRecords) -> str | None:
-    """Return what the final says against the best merge."""
-    from optimizer.cli.views.final import study_caveat
-
-    return study_caveat(records, _objective(records.study))
-
-
 def _draw(plot: Path, found: Insight, *, force: bool) -> None:
     from optimizer.insight.plots import draw_insight
     from optimizer.merging.engine.export import atomic_file
@@ -94,7 +86,7 @@ def _draw(plot: Path, found: Insight, *, force: bool) -> None:
 
 
 def _importance_table(found: Insight, findings: Findings) -> ReportTable:
-    """Return a table with a row for each parameter, in depth order: importance, best trial's value, main effect."""
+    """Return a table with a row for each parameter, in depth order: importance, best merge's value, main effect."""
     from optimizer.cli.views.tables import ReportTable
     from optimizer.insight.importance import BINS
 
@@ -103,9 +95,9 @@ def _importance_table(found: Insight, findings: Findings) -> ReportTable:
     table.head("importance (PED-ANOVA)")
     if findings.model_effects is not None:
         table.head("by the\nmodel", justify="right")
-    table.head(f"best\n(trial {found.chosen.number})", justify="right")
+    table.head(f"{found.shown_as}\n(trial {found.shown.number})", justify="right")
     table.head(f"mean {escaped(findings.objective)} in {BINS} equal parts of the bounds")
-    best = found.params_of(found.chosen) or {}
+    best = found.params_of(found.shown) or {}
     largest = max(findings.shares.values()) or 1.0
     for parameter in found.space.parameters:
         share = findings.shares[parameter.name]
@@ -146,8 +138,10 @@ def _print_notes(found: Insight) -> None:
         console.print(f"{found.estimated} of them were stopped early by racing: their objective is an estimate")
     if found.left_out:
         console.print(f"{found.left_out} complete trials are outside the space (whole parents) and were left out")
-    if found.params_of(found.chosen) is None:
-        console.print(f"the best trial, {found.chosen.number}, is outside the space, so it has no numbers to show")
+    best = found.best.trial
+    console.print(f"best: trial {best.number}, {escaped(best.title)} ({found.best.reason})", soft_wrap=True)
+    if found.params_of(found.shown) is None:
+        console.print(f"trial {found.shown.number} is outside the space, so it has no numbers to show")
     console.print("main effects are observed means: the other numbers vary along with the one shown", soft_wrap=True)
     if all(findings.model_effects is not None for findings in found.findings):
         note = "by the model: the share of its predictions' variance that a number alone explains, over the whole space"
@@ -157,14 +151,17 @@ def _print_notes(found: Insight) -> None:
 def _facts(found: Insight) -> dict[str, Any]:
     from dataclasses import asdict
 
-    best = found.params_of(found.chosen)
+    best = found.params_of(found.shown)
     return {
         "study": found.study.name,
         "trials": len(found.samples),
         "left_out": found.left_out,
         "estimated": found.estimated,
         "reliable": found.reliable,
-        "best_trial": found.chosen.number,
+        "best_trial": found.best.trial.number,
+        "best_merge": None if found.best.merge is None else found.best.merge.number,
+        "best_by": found.best.by,
+        "caveat": found.best.caveat,
         "objectives": [
             {
                 "objective": findings.objective,
@@ -202,7 +199,6 @@ def compare(
 ) -> None:
     """Show two studies side by side, and compare their best trials image by image if their images are comparable."""
     from optimizer.insight import compare as comparing
-    from studies.records.stored_studies import open_study
 
     if first == second:
         fail(f"{first!r} is named twice: name two different studies")
@@ -214,9 +210,9 @@ def compare(
     else:
         console.print("their specs differ at most in name and budget")
     _print_paired(found)
-    for name in (first, second):
-        if (doubted := _caveat(open_study(database, name))) is not None:
-            console.print(f"[yellow]note:[/] {escaped(f'{name}: {doubted}')}", soft_wrap=True)
+    for side in (found.first, found.second):
+        if side.chosen is not None and (doubted := side.chosen.caveat) is not None:
+            console.print(f"[yellow]note:[/] {escaped(f'{side.study.name}: {doubted}')}", soft_wrap=True)
 
 
 def _side(database: Database, name: str) -> Side:
@@ -244,17 +240,19 @@ def _overview(found: StudyComparison) -> ReportTable:
         table.add_row("of these stopped early", *(str(sum(trial.estimated for trial in side.trials)) for side in sides))
     table.add_row("trials failed", *(str(each.count("failed")) for each in states))
     table.add_row("objective", *(escaped(side.objective.formula()) for side in sides))
-    best = [side.best for side in sides]
+    best = [side.chosen for side in sides]
     table.add_row(
-        "best trial", *("" if trial is None else f"{trial.number} ({escaped(trial.title)})" for trial in best)
+        "best trial",
+        *("" if one is None else f"{one.trial.number} ({escaped(one.trial.title)}; {one.reason})" for one in best),
     )
     names = dict.fromkeys(name for side in sides for name in (*side.objective.names, *side.infos))
     for name in names:
         cells = []
         for side in sides:
             values = side.means | (dict(side.best.objectives) if side.best is not None else {})
-            gain = side.best.gains.get(name) if side.best is not None else None
-            gained = f"\ngain {gain_text(gain)}" if gain is not None else ""
+            gain = side.chosen.gains.get(name) if side.chosen is not None else None
+            held_out = "held-out " if side.chosen is not None and side.chosen.held_out else ""
+            gained = f"\n{held_out}gain {gain_text(gain)}" if gain is not None else ""
             cells.append(f"{values[name]:.4g}{gained}" if name in values else "")
         table.add_row(f"best: {escaped(name)}", *cells)
     return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -108,7 +108,7 @@ def _store(
     database, device = other.records.database, choose_device(plan.spec.render.device)
     with console.status("loading scorers"):
         plan, scorers = load_scorers(plan, parents, device, cache)
-    scoring = Scoring(scorers, partial(wording, suite=plan.spec.suite))
+    scoring = Scoring(scorers, partial(wording, suite=plan.spec.suite, prediction=plan.prediction))
     with _progress(len(found.trials)) as advance:
         warm_start = rescored(found, plan, parents, other, scoring, device, advance)
     print_notes(warm_start.notes)
@@ -133,27 +133,23 @@ def _progress(trials: int) -> Iterator[Callable[[], None]]:
 def _verdict(before: StudyRecords, records: StudyRecords) -> Iterator[str]:
     """Yield the best by the new objective, then the new value of the best by the old one; one line each."""
     from optimizer.cli.views.report import study_objective
+    from optimizer.trial.best import load_best
     from studies.records.stored_trials import load_trials
 
     objective = study_objective(records.study)
-    trials = load_trials(records)
-    best = _best(trials, objective)
-    yield f"best by the new objective: {_in_words(best, objective)}"
-    old = _best(load_trials(before), study_objective(before.study))
-    here = next((trial for trial in trials if trial.source == f"{before.study.name} trial {old.number}"), None)
+    best, old = load_best(records, objective), load_best(before, study_objective(before.study))
+    if best is None or old is None:  # racing stopped every trial that is there
+        return
+    yield f"best by the new objective: {_in_words(best.trial, objective)}"
+    named = f"best by the old objective ({old.reason})"
+    source = f"{before.study.name} trial {old.trial.number}"
+    here = next((trial for trial in load_trials(records) if trial.source == source), None)
     if here is None:
-        yield f"best by the old objective: trial {old.number} of {before.study.name}, which is left out"
-    elif here.number == best.number:
-        yield "best by the old objective: the same"
+        yield f"{named}: trial {old.trial.number} of {before.study.name}, which is left out"
+    elif here.number == best.trial.number:
+        yield f"{named}: the same"
     else:
-        yield f"best by the old objective: {_in_words(here, objective)}"
-
-
-def _best(trials: Sequence[StoredTrial], objective: Objective) -> StoredTrial:
-    """Return the best fully rendered trial; with several objectives, the knee of their front."""
-    from optimizer.search.shortlist import by_value
-
-    return by_value(objective)([trial for trial in trials if trial.is_whole])[0]
+        yield f"{named}: {_in_words(here, objective)}"
 
 
 def _in_words(trial: StoredTrial, objective: Objective) -> str:

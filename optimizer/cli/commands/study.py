@@ -63,20 +63,28 @@ def check(
         from optimizer.cli.views.planning import print_notes, print_plan
         from optimizer.cli.views.prompts import print_prompts
         from optimizer.cli.workers.loading import hash_with_progress, require_sound_with_progress
+        from optimizer.errors import NoMemoryError
         from optimizer.outcome.other_study import require_other_study
         from optimizer.outcome.warm_start import find_warm_start
         from optimizer.runtime.device_choice import choose_device, render_dtype
         from optimizer.runtime.plan import make_plan
-        from optimizer.runtime.setup import build_scorers, plan_residence
+        from optimizer.runtime.setup import build_scorers, plan_residence, require_plan_memory
         from optimizer.search.recipe_probes import with_recipes
 
     plan = make_plan(loaded)
     device = choose_device(plan.spec.render.device)
     render_dtype(plan.spec.render, device)
     residence = plan_residence(plan, device)
-    build_scorers(plan.spec, device, cache_folder(cache), in_turns=residence.scorers_in_turns)
+    scorers = build_scorers(plan.spec, device, cache_folder(cache), in_turns=residence.scorers_in_turns)
+    try:
+        require_plan_memory(plan, device)  # beside the scorers, as when it starts
+        lacking = []
+    except NoMemoryError as error:  # of this machine, now; the spec is as good as before
+        lacking = [f"it cannot start here now: {error}"]
+    del scorers
     require_other_study(plan.spec, storage_url(storage))
     print_plan(plan, device, residence)
+    print_notes(lacking)
     if prompts:
         print_prompts(plan.prompts)
     require_sound_with_progress(plan)
@@ -210,6 +218,7 @@ def finish(
     from optimizer.cli.views.final import finish_study
     from optimizer.cli.views.progress import OutageReporter
     from optimizer.cli.views.report import print_study, study_objective
+    from optimizer.cli.views.study_page import describe_study
     from optimizer.cli.workers.loading import load_stored_study
     from optimizer.cli.workers.session import database_to_work, print_report, retry_for
     from optimizer.search.shortlist import by_value
@@ -228,6 +237,7 @@ def finish(
     runtime = load_stored_study(records.study, searched_folders(models, caches), caches)
     folder, reporter = Artifacts.beside(database.url, artifacts), monitoring.reporter(records, OutageReporter())
     finish_study(records, runtime, folder, reporter, retry_for(reporter))
+    describe_study(records, folder)
     print_study(records, every_trial=False)
     print_report(records, folder)
 

@@ -55,8 +55,8 @@ def import_folder(
     """Write a `suite:` section with the settings of published pictures: PNG, JPEG, WebP and .txt files."""
     from optimizer.rendering.published import left_out
     from studies.spec.published.files import read_published
-    from studies.spec.published.items import one_suite, suite_section
     from studies.spec.published.settings import PublishedError
+    from studies.spec.published.suites import one_suite, suite_section
 
     to_stdout = output == STDOUT
     if not folder.is_dir():

@@ -14,14 +14,13 @@ from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
+from optimizer.trial.best import choice_of
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
-from optimizer.trial.repeats import counted_once, final_counted_once, note_of_repeats
-from optimizer.trial.verdict import doubt, is_better, suspicion
+from optimizer.trial.repeats import note_of_repeats
+from optimizer.trial.verdict import is_better, suspicion
 from studies.files.artifacts import Render, render_file
-from studies.records.finals import Final, Finalist, lacks_final, load_final, store_final
-from studies.records.optuna_studies import optuna_study_id
-from studies.records.optuna_tables import store_line_of_study_note
+from studies.records.finals import Final, Finalist, lacks_final, store_final
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from studies.files.artifacts import Artifacts
 
     Pictures = dict[int, Sequence[Tensor]]  # trial -> its held-out renders, as thumbnails
-
-CAVEAT_MARK = "> **About the best merge:** "  # in Markdown
 
 
 def finish_study(
@@ -75,7 +72,6 @@ def finish_study(
         final = hold_final(runtime, trials, rank, watch)
     retry(lambda: store_final(records, final))
     retry(lambda: _remove_former(study, final, artifacts))
-    retry(lambda: note_caveat(records, runtime.objective))
     reporter.report(FinalHeld(final=final))
     sheet = retry(lambda: _save_sheet(study, final, trials, pictures, artifacts))
     console.print(f"contact sheet of the parents and the candidates: {escaped(sheet)}", soft_wrap=True)
@@ -120,13 +116,21 @@ def _save_sheet(
     by_number = {trial.number: trial for trial in trials}
     for finalist in final.finalists:
         if finalist.number in pictures:
-            role = "chosen" if finalist.chosen else ""
-            heading = column_heading(stored, by_number[finalist.number], finalist.held_out, objective, role)
+            heading = column_heading(
+                stored, by_number[finalist.number], finalist.held_out, objective, _role(finalist, final)
+            )
             columns.append((heading, pictures[finalist.number]))
     captions = row_captions(stored.spec.held_out)
     title = f"{stored.name}, the final: renders that the search never saw, and held-out gains"
     sheet = comparison_sheet(title, columns, captions, blocks=min(2, -(-len(captions) // 8)), thumbnails=True)
     return artifacts.save_picture(stored.name, stored.key, "final", sheet)
+
+
+def _role(finalist: Finalist, final: Final) -> str:
+    """Say whether the final chose this trial, or found it to be the best merge while a parent is better."""
+    if final.winner is not None and finalist.number == choice_of(final):
+        return "chosen"
+    return "best merge" if finalist.chosen else ""
 
 
 @contextmanager
@@ -166,41 +170,10 @@ def final_is_due(records: StudyRecords) -> bool:
     return stored_end(records, trials) is not None and lacks_final(records, trials)
 
 
-def current_winner(final: Final | None, trials: Sequence[StoredTrial]) -> Finalist | None:
-    """Return the final's choice; None if trials were finished since, as they may be better."""
-    return None if final is None or final.is_outdated(trials) else final.winner
-
-
-def load_results(records: StudyRecords) -> tuple[list[StoredTrial], Final | None]:
-    """Return a study's trials and its final as they are shown: see `counted_once`."""
-    trials, final = counted_once(records, load_trials(records)), load_final(records)
-    return trials, None if final is None else final_counted_once(records, final, trials)
-
-
 def print_repeats(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
     """Print in one line which images the study renders twice, if it renders any twice."""
     if (note := note_of_repeats(records.study.spec, trials)) is not None:
         console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
-
-
-def caveat(final: Final | None, trials: Sequence[StoredTrial], objective: Objective) -> str | None:
-    """Return what must be said wherever a best trial is named: `doubt`, also that of a final which is outdated."""
-    doubted = None if final is None else doubt(final, objective)
-    if final is None or doubted is None:
-        return None
-    return f"{doubted} (more trials have finished since)" if final.is_outdated(trials) else doubted
-
-
-def study_caveat(records: StudyRecords, objective: Objective) -> str | None:
-    """Return the caveat of a study as it is stored: see `caveat`."""
-    trials, final = load_results(records)
-    return caveat(final, trials, objective)
-
-
-def note_caveat(records: StudyRecords, objective: Objective) -> None:
-    """Say the caveat in the study's note for the dashboard, or remove it from there if there is none any more."""
-    doubted = study_caveat(records, objective)
-    store_line_of_study_note(records.database, optuna_study_id(records), CAVEAT_MARK, doubted)
 
 
 # ---------------------------------------------------------------------------------------- printing
@@ -242,7 +215,8 @@ def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Repo
     for candidate in final.candidates:
         cells = [_cell(candidate.in_sample, names), _cell(candidate.held_out, names)]
         cells += [_cell(candidate.held_out, (name,)) for name in scorers]
-        state = "failed" if candidate.failure is not None else "[bold]chosen[/]" if candidate.chosen else ""
+        role = _role(candidate, final)
+        state = "failed" if candidate.failure is not None else f"[bold]{role}[/]" if role else ""
         table.add_row(str(candidate.number), escaped(str(candidate.origin)), *cells, state)
     return table
 

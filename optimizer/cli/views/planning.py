@@ -11,11 +11,15 @@ from basics.messages import counted
 from optimizer.cli.common import console, escaped
 from optimizer.cli.views.tables import ReportTable
 from optimizer.merging.files.checkpoint import letters, total_bytes
-from optimizer.rendering.prediction import EPSILON
+from optimizer.rendering.prediction import EPSILON, Prediction
+from optimizer.rendering.sampling.methods import calls_of
+from optimizer.rendering.sampling.second_pass import second_calls_of
+from optimizer.rendering.tiles import TILE, tiled_sizes
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.residence import Residence
+from studies.spec.hires import HiresSettings
 from studies.spec.presets import PRESETS, PresetName
-from studies.spec.samplers import Sampling
+from studies.spec.samplers import ProgramName, Sampling
 from studies.spec.search import RacingSettings
 from studies.spec.suite import SuiteItem, SuiteSettings
 
@@ -58,6 +62,12 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
         table.add_row("racing", racing_in_words(spec.racing, len(items)))
     table.add_row("final", final_in_words(plan))
     table.add_row("device", str(device) if residence is None or device.type == "cpu" else f"{device}: {residence}")
+    if spec.render.fp16_accumulation:
+        table.add_row("sums", "of the U-Net in fp16: images and scores differ from those of a study without")
+    if tiled := [f"{width}x{height}" for width, height in tiled_sizes(spec.suite, spec.render)]:
+        table.add_row(
+            "decoding", f"{', '.join(tiled)} in tiles of {TILE} pixels, so not the pixels of one decoded whole"
+        )
     table.add_row("cost", cost(plan))
     console.print(table)
     print_notes(plan.notes)
@@ -117,7 +127,17 @@ def sampling_in_words(items: Iterable[SuiteItem]) -> str:
         words += f" rescaled by {first.cfg_rescale:g}"
     if first.pag.scale:
         words += f", PAG {first.pag.scale:g} in {', '.join(first.pag.layers)}"
+    if first.hires.is_on:
+        words += f", then {hires_in_words(first.hires)}"
     return f"{words} and {counted(len(others), 'other way')}" if others else words
+
+
+def hires_in_words(hires: HiresSettings) -> str:
+    """Describe a second pass."""
+    return (
+        f"{counted(hires.steps or 0, 'step')} at {hires.scale:g} times the size, denoise {hires.denoise:g}, "
+        f"enlarged by {hires.upscaler}"
+    )
 
 
 def preset_in_words(suite: SuiteSettings, name: PresetName) -> str:
@@ -133,15 +153,22 @@ def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def unet_passes(sampling: Sampling) -> int:
-    """Return how often the U-Net sees an image; the last step has one call with every sampler."""
-    return sampling.calls * ((GUIDED_PASSES if sampling.is_guided else 1) + (sampling.pag.scale > 0))
+def unet_passes(sampling: Sampling, prediction: Prediction, program: ProgramName) -> int:
+    """Return how often the U-Net sees an image, in both passes if there are two.
+
+    Args:
+        prediction, program: see `calls_of`.
+    """
+    calls = calls_of(sampling, prediction, program)
+    if sampling.second is not None:
+        calls += second_calls_of(sampling, prediction, program)
+    return calls * ((GUIDED_PASSES if sampling.is_guided else 1) + (sampling.pag.scale > 0))
 
 
 def cost(plan: Plan) -> str:
     """Describe the images and U-Net passes of the whole budget, and the memory for the weights."""
     spec, items = plan.spec, plan.spec.suite.items()
-    images, passes = len(items), sum(unet_passes(item.sampling) for item in items)
+    images, passes = len(items), sum(unet_passes(item.sampling, plan.prediction, spec.suite.noise) for item in items)
     stored = sum(total_bytes(checkpoint.tensors.values()) for checkpoint in plan.checkpoints)
     live = 4 * sum(info.size for info in plan.checkpoints[0].tensors.values())
     budget = spec.budget

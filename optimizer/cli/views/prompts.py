@@ -20,7 +20,8 @@ def print_prompts(prompts: SuitePrompts) -> None:
     console.print(f"prompts, read as {prompts.syntax}:")
     for title, read in (("prompt", prompts.positive), ("negative prompt", prompts.negative)):
         for each in read:
-            console.print(f"[bold]{title}[/] {escaped(_quoted(each.reading.prompt))}", soft_wrap=True)
+            of = " in the second pass" if each.is_second else ""
+            console.print(f"[bold]{title}[/] {escaped(_quoted(each.reading.prompt))}{of}", soft_wrap=True)
             for line in prompt_lines(each):
                 console.print(f"  {escaped(line)}", soft_wrap=True)
 
@@ -34,7 +35,7 @@ def prompt_lines(prompt: ReadPrompt) -> Iterator[str]:
     if len(different) == 1:
         yield from _text_lines(different[0])
         return
-    unit, of = ("step", "") if prompt.calls == prompt.steps else ("call", f" of {prompt.calls} (two in a step)")
+    unit, of = ("step", "") if prompt.calls_in_step == 1 else ("call", f" of {prompt.calls} (two in a step)")
     start = 0
     for end, indices in _runs(drawn):
         place = f"{unit} {start + 1}" if end == start + 1 else f"{unit}s {start + 1} to {end}"

@@ -10,12 +10,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from basics.messages import counted, in_one_line
 from optimizer.cli.common import console, escaped
-from optimizer.cli.views.final import caveat, current_winner, load_results, print_final, print_repeats
+from optimizer.cli.views.final import print_final, print_repeats
 from optimizer.cli.views.front import print_front
 from optimizer.cli.views.tables import ReportTable
 from optimizer.search.depth.ties import split_before, split_in_words
 from optimizer.search.stopping import own_trials, stored_end
-from optimizer.trial.front import check_weights, chosen_trial
+from optimizer.trial.best import Best, By, best_of, load_results
+from optimizer.trial.front import check_weights
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
@@ -25,7 +26,6 @@ from studies.errors import StudyError
 from studies.files.artifacts import Artifacts
 from studies.records import optuna_studies, stored_studies
 from studies.records.database import Database
-from studies.records.finals import Final
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.records.workers import live_workers, workers_at
@@ -33,13 +33,19 @@ from studies.records.workers import live_workers, workers_at
 if TYPE_CHECKING:
     from torch import Tensor
 
+SHORT_ROLES: Mapping[By, str] = {  # of the best trial, above a column of pictures
+    "final": "best (final)",
+    "observed": "best observed",
+    "knee": "best (knee)",
+    "weights": "best (weights)",
+}
 FRONT_SHOWN = 12  # members of a Pareto front
 
 
 def studies_table(database: Database) -> ReportTable:
-    """Return a table of all studies with their progress and best gain."""
+    """Return a table of all studies with their progress, their best trial and its gain."""
     table = ReportTable("studies")
-    for head in ("study", "parents", "status", "trials", "failed", "best gain (95 % interval)", "started"):
+    for head in ("study", "parents", "status", "trials", "failed", "best, and its gain (95 % interval)", "started"):
         table.head(head)
     workers = workers_at(database, live_workers(database))
     for name, records in stored_studies.every_study(database).items():
@@ -57,10 +63,7 @@ def studies_table(database: Database) -> ReportTable:
 def _study_row(records: StudyRecords, workers: int) -> tuple[str, ...]:
     study, (trials, final) = records.study, load_results(records)
     objective = study_objective(study)
-    best = best_trials(trials, objective)
-    gains = [trial.gains[SINGLE] for trial in best if SINGLE in trial.gains]
-    gain = gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else "")
-    doubted = caveat(final, trials, objective)
+    best = best_of(trials, final, objective)
     own = own_trials(trials)
     finished = sum(trial.state != "running" for trial in own)
     copied = f", {len(trials) - len(own)} copied" if len(own) < len(trials) else ""
@@ -70,9 +73,21 @@ def _study_row(records: StudyRecords, workers: int) -> tuple[str, ...]:
         _status(records, trials, workers),
         f"{finished}/{study.spec.budget.trials}{copied}",
         str(sum(trial.state == "failed" for trial in trials)),
-        gain if doubted is None else f"{gain}; {escaped(doubted)}",
+        "" if best is None else escaped(best_in_words(best, objective)),
         datetime.fromtimestamp(study.created_at).astimezone().strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def best_in_words(best: Best, objective: Objective) -> str:
+    """Return which trial is the best, who says so, and its gains; a gain that the final refuted is not named."""
+    trial = best.trial
+    named = f"{trial.origin if trial.origin.parent is not None else f'trial {trial.number}'} ({best.reason})"
+    if best.held_out and best.caveat is not None:
+        return f"{named}: no sure gain; {best.caveat}"
+    gains = {name: gain_text(best.gains[name]) for name in objective.names if name in best.gains}
+    found = ", ".join(gain if name == SINGLE else f"{name} {gain}" for name, gain in gains.items())
+    told = f"{named}: {found} {'held out' if best.held_out else 'in the search'}" if found else named
+    return told if best.caveat is None else f"{told}; {best.caveat}"
 
 
 def _status(records: StudyRecords, trials: Sequence[StoredTrial], workers: int) -> str:
@@ -104,23 +119,26 @@ def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[st
     objective = study_objective(study)
     if weights is not None:
         check_weights(weights, objective)
+    best = best_of(trials, final, objective, weights)
     complete = [trial for trial in trials if trial.state == "complete"]
     if every_trial:
         console.print(_trials_table(study, trials, objective))
         if any(trial.estimated for trial in trials):
             console.print("~ marks an estimate from the images that were rendered; the gain is over these alone")
     if complete:
-        console.print(_scores_table(records, trials, objective, final))
+        console.print(_scores_table(records, trials, objective, best))
         console.print(f"objective: {escaped(objective.formula())}")
         console.print(EXPLANATION, soft_wrap=True)
         if not study.spec.suite.counts_alike:
             console.print(WEIGHTED, soft_wrap=True)
         print_repeats(records, trials)
     if complete and len(objective.names) > 1:
-        print_front(trials, objective, weights)
+        print_front(trials, objective, best)
     _print_progress(records, trials)
     if final is not None:
         print_final(records, final, trials, objective)
+    if best is not None:
+        console.print(f"best: {escaped(best_in_words(best, objective))}", soft_wrap=True)
 
 
 def _print_progress(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
@@ -158,31 +176,35 @@ def _stopped_text(study: StoredStudy, complete: Sequence[StoredTrial]) -> str:
     return f" ({len(saved)} of them stopped early, which saved {counted(sum(saved), 'image')})" if saved else ""
 
 
-def notable_trials(trials: Sequence[StoredTrial], objective: Objective, chosen: int | None = None) -> list[StoredTrial]:
-    """Return the parents, the best uniform merge, the best trials, and the final's choice."""
+def notable_trials(trials: Sequence[StoredTrial], objective: Objective, best: Best | None) -> list[StoredTrial]:
+    """Return the parents, the best uniform merge, the best observed trials, and the best of the study."""
     parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
     uniform = best_trials([trial for trial in trials if trial.origin.kind == "uniform"], objective)[:1]
-    best = best_trials(trials, objective)[:FRONT_SHOWN]
-    winner = [trial for trial in trials if trial.number == chosen]
-    notable = {trial.number: trial for trial in (*parents, *uniform, *best, *winner)}
+    observed = best_trials(trials, objective)[:FRONT_SHOWN]
+    chosen = [] if best is None else [best.trial, *([] if best.merge is None else [best.merge])]
+    notable = {trial.number: trial for trial in (*parents, *uniform, *observed, *chosen)}
     return list(notable.values())
 
 
+def _roles(trials: Sequence[StoredTrial], objective: Objective, best: Best | None) -> dict[int, str]:
+    """Map the number of a trial to what it is among the best; the best trial itself is called so and no other is."""
+    if best is None:
+        return {}
+    roles = {trial.number: "best observed" for trial in best_trials(trials, objective)}
+    if len(objective.names) > 1:
+        roles = dict.fromkeys(roles, "front")
+    if best.merge is not None and not best.merge_is_best and best.by == "final":
+        roles[best.merge.number] = "best merge in the final"
+    return roles | {best.trial.number: f"best ({best.reason})"}
+
+
 def _scores_table(
-    records: StudyRecords, trials: Sequence[StoredTrial], objective: Objective, final: Final | None
+    records: StudyRecords, trials: Sequence[StoredTrial], objective: Objective, best: Best | None
 ) -> ReportTable:
     """Return a table with a column for each trial and a row for each score: its value, and below it the gain."""
     study = records.study
     infos = _infos(study)
-    winner = current_winner(final, trials)
-    chosen = None if winner is None else winner.number
-    best = best_trials(trials, objective)
-    doubted = caveat(final, trials, objective) is not None
-    named = "best merge" if doubted else "best"
-    roles = {trial.number: named if chosen in {None, trial.number} else "best observed" for trial in best}
-    if chosen is not None:
-        roles.setdefault(chosen, f"{named} in the final")
-    shown = notable_trials(trials, objective, chosen)
+    roles, shown = _roles(trials, objective, best), notable_trials(trials, objective, best)
     table = ReportTable(f"study {escaped(study.name)}")
     table.head("score")
     means = {}
@@ -254,19 +276,20 @@ def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
 
     study, (trials, final) = records.study, load_results(records)
     objective = study_objective(study)
+    best = best_of(trials, final, objective)
+    roles = _roles(trials, objective, best)
+    if best is not None:
+        roles[best.trial.number] = SHORT_ROLES[best.by]
     parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
-    winner = current_winner(final, trials)
-    chosen = next((trial for trial in trials if winner is not None and trial.number == winner.number), None)
-    observed = chosen_trial(trials, objective)
-    named = "best merge" if caveat(final, trials, objective) is not None else "best"
-    candidates = [(chosen, named), (observed, named if chosen is None else "best observed")]
 
-    def column(trial: StoredTrial, role: str = "") -> tuple[str, list[Tensor]]:
+    def column(trial: StoredTrial, role: str) -> tuple[str, list[Tensor]]:
         heading = column_heading(study, trial, trial.gains, objective, role)
         return heading, stored_images(records, artifacts, trial)
 
-    columns = [column(trial) for trial in parents]
-    found = [column(trial, role) for trial, role in candidates if trial is not None and trial not in parents]
+    columns = [column(trial, roles.get(trial.number, "")) for trial in parents]
+    merges = [] if best is None else [best.merge, *best_trials(trials, objective)]
+    candidates = {trial.number: trial for trial in merges if trial is not None and trial not in parents}
+    found = [column(trial, roles.get(trial.number, "best merge")) for trial in candidates.values()]
     columns += next(([each] for each in found if each[1]), found[:1])
     if not columns or not all(images for _, images in columns):
         return None

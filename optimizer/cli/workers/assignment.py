@@ -160,15 +160,15 @@ class TerminalHost:
         """
         from optimizer.cli.views.final import finish_study
         from optimizer.cli.views.progress import OutageReporter
+        from optimizer.cli.views.study_page import describe_study
         from optimizer.cli.workers.session import print_report
-        from optimizer.insight.interactive import save_figures
         from optimizer.observe.events import reporting_retry
 
         console.print(f"holding the final of {escaped(records.study.name)}", soft_wrap=True)
         reporter = self._monitoring.reporter(records, OutageReporter())
         retry = reporting_retry(reporter, self._patience_seconds)
         finish_study(records, runtime, self._artifacts, reporter, retry)
-        retry(lambda: save_figures(records, runtime.objective))
+        retry(lambda: describe_study(records, self._artifacts))
         retry(lambda: print_report(records, self._artifacts))
 
     def report(self, event: Event) -> None:

@@ -80,10 +80,9 @@ def work_on(
     Returns:
         False if it was stopped before the budget was spent.
     """
-    from optimizer.cli.views.final import note_caveat
     from optimizer.cli.views.progress import ProgressReporter
+    from optimizer.cli.views.study_page import describe_study
     from optimizer.cli.workers.local_workers import local_workers
-    from optimizer.insight.interactive import save_figures
     from optimizer.work.trial_loop import TrialLoop
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study
@@ -101,9 +100,8 @@ def work_on(
     stopped = stop.is_set() or records.study.status != "active"
     if not stopped:
         final_after(records, runtime, folder, reporter)
-    save_figures(records, runtime.objective)
-    note_caveat(records, runtime.objective)
     print_outcome(records, artifacts)
+    describe_study(records, folder)
     if stopped:
         console.print(escaped(f"Stopped. Continue with: {_resume_command(records, models)}"), soft_wrap=True)
         return False

@@ -33,7 +33,8 @@ BITS = 24  # of a number, as many as a float32 below 1 can have in equal steps
 
 CPU_PIECE = 1 << 15  # elements: in the cache, and too few for torch to split them among threads of its own
 CPU_SHARE = 1 << 18  # elements worth a thread
-GPU_CHUNK = 1 << 19  # blocks, with about 64 MiB of temporary tensors
+GPU_CHUNK = 1 << 19  # blocks computed at a time
+TEMPORARY_BYTES = 22 * 8 * GPU_CHUNK  # 88 MiB beside the numbers: up to 22 words for each block, with its counter
 # Elements. A GPU would need hundreds of kernels for so few, and the host does not wait while it sends 64 KiB or less:
 # https://docs.nvidia.com/cuda/cuda-runtime-api/api-sync-behavior.html
 SENT = (64 << 10) // 4

@@ -15,12 +15,11 @@ from itertools import groupby
 
 from optimizer.rendering.prompts.brackets import pairs
 from optimizer.rendering.prompts.pieces import Piece, misread
+from studies.spec.brackets import FACTORS, WEIGHT
 
-MORE = 1.1  # the weight of a round bracket without a number; a square one weighs 1 / 1.1
-FACTORS = {"(": MORE, "[": 1 / MORE}
 _PARTS = re.compile(
     r"\\[()\[\]\\]|\\"  # an escaped character; a backslash before another character is left out
-    r"|:\s*(?P<weight>[+-]?[.\d]+)\s*\)"
+    rf"|{WEIGHT}\)"
     r"|[()\[\]:]|[^\\()\[\]:]+"
 )
 _BREAK = re.compile(r"\bBREAK\b")  # without the spaces around it: to search for those first takes squared time

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from basics.messages import counted
 from basics.texts import shortened
 from optimizer.families.clip_tokens import CONTEXT, clip_tokenizer
 from optimizer.families.registry import model_family
-from optimizer.rendering.prompts.editing import unreached
+from optimizer.rendering.prediction import Prediction
+from optimizer.rendering.prompts.editing import holding_at, unreached
 from optimizer.rendering.prompts.reading import PromptReader, Reading
+from optimizer.rendering.sampling.methods import calls_of
+from optimizer.rendering.sampling.second_pass import second_calls_of
 from scorers import clip
 from search_spaces.blocks import Architecture
 from search_spaces.slots import beyond_usual
+from studies.spec.guidance import NO_PAG
 from studies.spec.lora_tags import network_in, without_tags
+from studies.spec.samplers import SAMPLER_INFOS, ProgramName, Sampling
 from studies.spec.spellings import without_comments
 from studies.spec.suite import SuiteSettings, Syntax
 
@@ -28,23 +34,18 @@ _ONLY_COMFYUI = re.compile(r"\bembedding:\S+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadPrompt:
-    """A prompt as it is read for a number of steps."""
+    """A prompt as a pass reads it."""
 
     reading: Reading
-    steps: int
     calls: int  # of the U-Net for an image
+    calls_in_step: int  # but for a step to level 0
+    is_second: bool = False  # whether the pass is the second
 
     @property
     def drawn(self) -> tuple[int, ...]:
         """The index of the text that each call gets."""
-        ends = iter(self.reading.phases)
-        found: list[int] = []
-        end, index = next(ends)
-        for call in range(self.calls):
-            while call > end:
-                end, index = next(ends)
-            found.append(index)
-        return tuple(found)
+        ends = [end for end, _ in self.reading.phases]
+        return tuple(self.reading.phases[holding_at(ends, call)][1] for call in range(self.calls))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,42 +59,82 @@ class SuitePrompts:
     slips: tuple[str, ...]  # for which a new study is refused
 
 
-def read_suites(suites: Sequence[SuiteSettings], architecture: Architecture, widths: Mapping[str, int]) -> SuitePrompts:
+def read_suites(
+    suites: Sequence[SuiteSettings], architecture: Architecture, widths: Mapping[str, int], prediction: Prediction
+) -> SuitePrompts:
     """Read every prompt of suites that are written in one syntax.
 
     Args:
         widths: component -> features of a token's vector.
+        prediction: of the models, whose noise levels decide how many calls there are.
 
     Raises:
         PromptError: one cannot be read, or names an embedding that cannot be used.
     """
-    positive: dict[tuple[str, int, int], ReadPrompt] = {}
-    negative: dict[tuple[str, int, int], ReadPrompt] = {}
+    positive: dict[tuple[str, Sampling], tuple[ReadPrompt, ...]] = {}
+    negative: dict[tuple[str, Sampling], tuple[ReadPrompt, ...]] = {}
     for suite in suites:
         reader = PromptReader(suite, model_family(architecture), widths)
         for item in suite.items():
+            calls = _calls_of_passes(item.sampling, prediction, suite.noise)
             for read, text, is_negative in ((positive, item.prompt, False), (negative, item.negative, True)):
-                key = (text, item.sampling.prompt_steps, item.sampling.calls)
+                key = (text, _alike(item.sampling))
                 if key not in read:
-                    reading = reader.read(text, item.sampling.prompt_steps, negative=is_negative)
-                    read[key] = ReadPrompt(reading=reading, steps=item.sampling.steps, calls=item.sampling.calls)
+                    read[key] = _passes(text, item.sampling, reader, calls, negative=is_negative)
     syntax = suites[0].syntax
-    texts = dict.fromkeys(text for text, _, _ in (*positive, *negative))
+    texts = dict.fromkeys(text for text, _ in (*positive, *negative))
     notes = [note for text in texts for note in notes_of(text, syntax)]
     if syntax == "a1111":
-        notes += [
-            note for text, counted_as, made in (*positive, *negative) for note in _unreached(text, counted_as, made)
-        ]
+        for read in (positive, negative):
+            notes += [note for (text, sampling), passes in read.items() for note in _unreached(text, sampling, passes)]
     return SuitePrompts(
         syntax=syntax,
-        positive=tuple(positive.values()),
-        negative=tuple(negative.values()),
+        positive=tuple(each for passes in positive.values() for each in _different(passes)),
+        negative=tuple(each for passes in negative.values() for each in _different(passes)),
         notes=tuple(dict.fromkeys(notes)),
         slips=(
             *(slip for text in texts for slip in _unread_loras(text, syntax)),
-            *_unusual_strengths(suites[0], (each.reading for each in positive.values())),
+            *_unusual_strengths(suites[0], (passes[0].reading for passes in positive.values())),
         ),
     )
+
+
+def _alike(sampling: Sampling) -> Sampling:
+    """Return a sampling with which prompts are read alike: what else it says is left out."""
+    hires = sampling.hires.model_copy(update={"scale": 1, "upscaler": "latent"})
+    return replace(sampling, cfg=1, cfg_rescale=0, pag=NO_PAG, hires=hires)
+
+
+def _calls_of_passes(sampling: Sampling, prediction: Prediction, program: ProgramName) -> tuple[int, ...]:
+    first = calls_of(sampling, prediction, program)
+    return (first,) if sampling.second is None else (first, second_calls_of(sampling, prediction, program))
+
+
+def _passes(
+    text: str, sampling: Sampling, reader: PromptReader, calls: Sequence[int], *, negative: bool
+) -> tuple[ReadPrompt, ...]:
+    """Return a prompt as each pass reads it.
+
+    Args:
+        calls: of the U-Net in each pass.
+
+    Raises:
+        PromptError: it cannot be read, or names an embedding that cannot be used.
+    """
+    in_step, steps, second = SAMPLER_INFOS[sampling.sampler].calls, sampling.prompt_steps, sampling.second
+    readings = [reader.read(text, steps, negative=negative)]
+    if second is not None:
+        readings.append(reader.read(text, second.prompt_steps, negative=negative, before=steps))
+    return tuple(
+        ReadPrompt(reading=reading, calls=made, calls_in_step=in_step, is_second=place > 0)
+        for place, (reading, made) in enumerate(zip(readings, calls, strict=True))
+    )
+
+
+def _different(passes: Sequence[ReadPrompt]) -> Sequence[ReadPrompt]:
+    """Return the passes, or the first alone if the prompt stands for one text in both."""
+    (first, *others), texts = passes, {text for each in passes for text in each.reading.texts}
+    return [first, *others] if len(texts) > 1 else [first]
 
 
 def _unread_loras(text: str, syntax: Syntax) -> Iterator[str]:
@@ -130,14 +171,21 @@ def notes_of(text: str, syntax: Syntax) -> Iterator[str]:
         yield f"the prompt {shortened(text, 40)!r} has {names}: A1111 knows an embedding by its bare name"
 
 
-def _unreached(text: str, calls: int, made: int) -> Iterator[str]:
-    """Yield a note for each edit that comes after the last call.
+def _unreached(text: str, sampling: Sampling, passes: Sequence[ReadPrompt]) -> Iterator[str]:
+    """Yield a note for each edit that comes after the last call of every pass.
 
     Args:
-        calls, made: see `unreached`.
+        passes: the text as each of them reads it.
     """
-    number = made if calls == made else (made + 1) // 2
-    for edit in unreached(without_tags(without_comments(text)), calls, made):
+    written, steps = without_tags(without_comments(text)), sampling.prompt_steps
+    first, *others = passes
+    late = unreached(written, steps, first.calls)
+    if sampling.second is not None:
+        (second,) = others
+        later = unreached(written, sampling.second.prompt_steps, second.calls, before=steps)
+        late = tuple(edit for edit in late if edit in later)
+    number = sum(math.ceil(each.calls / each.calls_in_step) for each in passes)
+    for edit in late:
         yield (
             f"the prompt {shortened(text, 40)!r} has {shortened(edit, 60)!r}, which never changes in "
             f"{counted(number, 'step')}: write a lower number of steps, or a share such as 0.5"
@@ -151,7 +199,10 @@ def _only_a1111(text: str) -> str | None:
 
 
 def _changing(text: str) -> str | None:
-    """Return the first square brackets with a colon or a bar in them; None if there are none."""
+    """Return the first square brackets with a colon or a bar in them; None if there are none.
+
+    They are words of ComfyUI, where a backslash before them hides nothing: only what looks like A1111's is looked for.
+    """
     opened: list[tuple[int, bool]] = []  # where each open bracket stands, and whether a colon or bar has followed
     for sign in _SIGNS.finditer(text):
         if sign[0] == "[":

@@ -1,7 +1,8 @@
 """Weights as ComfyUI reads them: (x) weighs 1.1, (x:1.3) exactly 1.3 whatever stands around it, all else is text.
 
 The rules are those of ComfyUI's comfy/sd1_clip.py. Only round brackets and `embedding:NAME` mean something: BREAK,
-square brackets and <lora:...> are words there.
+square brackets and <lora:...> are words there. It is another grammar than that of A1111's brackets: a backslash before
+anything but a round bracket is a character, a weight replaces those around it, and a stray bracket hides what follows.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from optimizer.rendering.prompts.brackets import DEEPEST
 from optimizer.rendering.prompts.pieces import Piece, misread
+from studies.spec.brackets import DEEPEST
 
 MORE = 1.1  # what a bracket without a number multiplies by
 MARK = "embedding:"  # before the name of an embedding, at the start of a piece or after a space

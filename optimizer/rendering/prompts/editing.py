@@ -5,20 +5,22 @@
     [from::when]     from, and after step `when` nothing
     [a|b|c]          a, b, c, a, ... in turns, one for each step
 
-`when` is a share of the steps if it has a decimal point, and else a number of steps. The rules are those of A1111's
-modules/prompt_parser.py; what it counts are calls of the denoiser, of which some samplers make two for a step.
+`when` is a share of the steps if it has a decimal point, and else a number of steps. A second pass goes on counting:
+steps from those of the first, and shares from 1. The rules are those of A1111's modules/prompt_parser.py; what it
+counts are calls of the denoiser, of which some samplers make two for a step.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from optimizer.rendering.prompts.brackets import CLOSING, OPENING, pairs
+from optimizer.rendering.prompts.brackets import pairs
 from optimizer.rendering.prompts.pieces import misread
+from studies.spec.brackets import CLOSING, OPENING
 
 Kind = Literal["edited", "alternating", "attention", "other"]
 _WHEN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
@@ -56,14 +58,19 @@ class _Group:
         number = _WHEN.fullmatch(last[0]) if len(last) == 1 and isinstance(last[0], str) else None
         return None if number is None else number[1]
 
-    def last_call(self, calls: int) -> int:
+    def last_call(self, calls: int, before: int | None) -> int:
         """Return the last call of the denoiser that gets the text before the change.
 
         Args:
-            calls: of all calls for an image.
+            calls, before: as for `phases`.
         """
         when = self.when or ""
-        return int(max(-1.0, min(calls, float(when) * calls if "." in when else float(when))))
+        number = float(when)
+        if "." in when:
+            number = (number if before is None else number - 1) * calls
+        else:
+            number -= before or 0
+        return int(max(-1.0, min(calls, number)))
 
     def inner(self) -> Iterator[_Group]:
         """Yield the groups in it, at every depth."""
@@ -74,14 +81,24 @@ class _Group:
 _Node = str | _Group
 
 
-def phases(prompt: str, calls: int) -> tuple[tuple[int, str], ...]:
-    """Return the texts that a prompt stands for, each with the last call of the denoiser that gets it.
-
-    Calls are compared as A1111 does: counted from 0, they get the first text whose number is not below theirs. So the
-    first text of [a:b:5] holds for six calls.
+def holding_at(ends: Sequence[int], call: int) -> int:
+    """Return the place of the text that holds at a call of the denoiser, as A1111 counts.
 
     Args:
-        calls: of the denoiser for an image: the steps, or twice as many for a sampler that makes two for each.
+        ends: the last call of each text. A call after all of them gets the first text again.
+        call: from 0.
+    """
+    return next((place for place, end in enumerate(ends) if call <= end), 0)
+
+
+def phases(prompt: str, calls: int, before: int | None = None) -> tuple[tuple[int, str], ...]:
+    """Return the texts that a prompt stands for, each with the last call of the denoiser that gets it.
+
+    Calls are compared as `holding_at` does, so the first text of [a:b:5] holds for six calls.
+
+    Args:
+        calls: of the denoiser for an image in a pass: the steps, or twice as many for a sampler that makes two each.
+        before: those of the first pass, if this is the second.
 
     Raises:
         PromptError: brackets do not fit together, or a bar outside of square brackets keeps A1111 from reading those.
@@ -92,17 +109,18 @@ def phases(prompt: str, calls: int) -> tuple[tuple[int, str], ...]:
     if not changing:
         return ((calls, prompt),)
     _refuse_bars(prompt, tree, changing[0])
-    ends = {calls} | {call for group in changing if group.kind == "edited" and (call := group.last_call(calls)) >= 1}
+    edits = [group for group in changing if group.kind == "edited"]
+    ends = {calls} | {call for edit in edits if (call := edit.last_call(calls, before)) >= 1}
     if any(group.kind == "alternating" for group in changing):
         ends |= set(range(1, calls + 1))
-    return tuple((end, "".join(_at(tree, end, calls))) for end in sorted(ends))
+    return tuple((end, "".join(_at(tree, end, calls, before))) for end in sorted(ends))
 
 
-def unreached(prompt: str, calls: int, made: int) -> tuple[str, ...]:
-    """Return the edits of a prompt whose second text no call of the denoiser gets, as they are written.
+def unreached(prompt: str, calls: int, made: int, before: int | None = None) -> tuple[str, ...]:
+    """Return the edits of a prompt whose second text no call of the denoiser gets in a pass, as they are written.
 
     Args:
-        calls: as for `phases`.
+        calls, before: as for `phases`.
         made: how many calls there are.
 
     Raises:
@@ -110,7 +128,9 @@ def unreached(prompt: str, calls: int, made: int) -> tuple[str, ...]:
     """
     closings = pairs(prompt)
     edits = [group for group in _groups(_tree(prompt)) if group.kind == "edited"]
-    return tuple(prompt[edit.start : closings[edit.start] + 1] for edit in edits if edit.last_call(calls) >= made - 1)
+    last = min(made - 1, calls)  # calls after all that are counted get the first texts
+    late = [edit for edit in edits if edit.last_call(calls, before) >= last]
+    return tuple(prompt[edit.start : closings[edit.start] + 1] for edit in late)
 
 
 def _tree(prompt: str) -> tuple[_Node, ...]:
@@ -124,7 +144,7 @@ def _tree(prompt: str) -> tuple[_Node, ...]:
 
 
 def _parts(
-    prompt: str, start: int, end: int, closings: dict[int, int], *, divided: bool = True
+    prompt: str, start: int, end: int, closings: Mapping[int, int], *, divided: bool = True
 ) -> tuple[tuple[tuple[_Node, ...], ...], tuple[str, ...], bool]:
     """Return the parts between two positions, the separators between them, and whether there is a stray bracket.
 
@@ -152,7 +172,7 @@ def _parts(
     return tuple(parts), tuple(separators), strays
 
 
-def _group(prompt: str, start: int, closings: dict[int, int]) -> _Group:
+def _group(prompt: str, start: int, closings: Mapping[int, int]) -> _Group:
     parts, separators, strays = _parts(prompt, start + 1, closings[start], closings)
     return _Group(start=start, bracket=prompt[start], parts=parts, separators=separators, strays=strays)
 
@@ -184,18 +204,18 @@ def _refuse_bars(prompt: str, tree: Sequence[_Node], changing: _Group) -> None:
         )
 
 
-def _at(nodes: Sequence[_Node], call: int, calls: int) -> Iterator[str]:
-    """Yield the texts that hold for a call of the denoiser."""
+def _at(nodes: Sequence[_Node], call: int, calls: int, before: int | None) -> Iterator[str]:
+    """Yield the texts that hold for a call of the denoiser; see `phases`."""
     for node in nodes:
         if isinstance(node, str):
             yield node
         elif node.kind == "edited":
-            before, after = ((), *node.parts[:-1])[-2:]
-            yield from _at(before if call <= node.last_call(calls) else after, call, calls)
+            old, new = ((), *node.parts[:-1])[-2:]
+            yield from _at(old if call <= node.last_call(calls, before) else new, call, calls, before)
         elif node.kind == "alternating":
-            yield from _at(node.parts[(call - 1) % len(node.parts)], call, calls)
+            yield from _at(node.parts[(call - 1) % len(node.parts)], call, calls, before)
         else:
             yield node.bracket
             for part, separator in zip(node.parts, (*node.separators, CLOSING[node.bracket]), strict=True):
-                yield from _at(part, call, calls)
+                yield from _at(part, call, calls, before)
                 yield separator

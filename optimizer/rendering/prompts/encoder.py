@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,9 +18,11 @@ from optimizer.merging.files.layout import Component
 from optimizer.rendering.loras import UsedLora, names_in, used_by
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prompts.chunks import LENGTH, Chunk
+from optimizer.rendering.prompts.editing import holding_at
 from optimizer.rendering.prompts.emphasis import from_empty, mean_restored, multiplied
 from optimizer.rendering.prompts.inversions import InversionFolder
-from optimizer.rendering.prompts.reading import PromptReader, Reading, Row
+from optimizer.rendering.prompts.reading import PromptReader, Reading, Row, Text
+from studies.spec.samplers import Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings
 
 TEXT_BATCH = 64  # chunks that are embedded at once
@@ -62,7 +64,7 @@ def phase_at(phases: Sequence[Phase], call: int) -> int:
     Args:
         call: from 0.
     """
-    return next((place for place, phase in enumerate(phases) if call <= phase.until_call), 0)
+    return holding_at([phase.until_call for phase in phases], call)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,15 @@ class _Key:
     """What an embedding depends on; of prompts that are read alike, each is embedded by itself."""
 
     prompt: str
-    reading: Reading
+    reading: Reading = field(compare=False)
+    texts: tuple[Text, ...]  # of the reading, and in how many phases each holds, which decides their mean
+    repeats: tuple[int, ...]
     clip_skip: int
     loras: WeightedLoras  # on top of the text encoders
+
+    @classmethod
+    def of(cls, reading: Reading, clip_skip: int, loras: WeightedLoras) -> _Key:
+        return cls(reading.prompt, reading, reading.texts, reading.repeats, clip_skip, loras)
 
 
 class PromptEncoder:
@@ -94,14 +102,27 @@ class PromptEncoder:
         """Empty the cache, which is required when a text encoder's weights have changed."""
         self._cache.clear()
 
-    @torch.inference_mode()
     def conditions(self, items: Sequence[SuiteItem]) -> dict[int, Conditions]:
         """Return index of an item -> its embeddings; those not in the cache are computed.
 
         Raises:
             PromptError: a prompt cannot be read, or names an embedding that cannot be used.
         """
-        keys = {item.index: self._keys(item) for item in items}
+        return self._of_keys({item.index: self._keys(item, item.sampling) for item in items})
+
+    def second_conditions(self, items: Sequence[SuiteItem]) -> dict[int, Conditions]:
+        """Return index of an item -> its embeddings of the second pass, for items that have one; see `conditions`."""
+        seconds = [(item, item.sampling.second) for item in items]
+        return self._of_keys(
+            {
+                item.index: self._keys(item, second, before=item.sampling.prompt_steps)
+                for item, second in seconds
+                if second is not None
+            }
+        )
+
+    @torch.inference_mode()
+    def _of_keys(self, keys: Mapping[int, tuple[_Key, _Key]]) -> dict[int, Conditions]:
         self._embed(dict.fromkeys(key for pair in keys.values() for key in pair))
         return {index: self._conditions(*pair) for index, pair in keys.items()}
 
@@ -114,14 +135,18 @@ class PromptEncoder:
         named = self.reader.read(item.prompt, item.sampling.prompt_steps).loras
         return used_by(self.suite, named, self._lora_names)
 
-    def _keys(self, item: SuiteItem) -> tuple[_Key, _Key]:
-        """Return the keys of an item's prompt and negative prompt, which are read with the same LoRAs."""
+    def _keys(self, item: SuiteItem, sampling: Sampling, before: int | None = None) -> tuple[_Key, _Key]:
+        """Return the keys of an item's prompt and negative prompt, which are read with the same LoRAs.
+
+        Args:
+            sampling: of the pass.
+            before: see `PromptReader.read`.
+        """
         loras = self.models.loras.on(tuple(self.models.text_encoders), self.loras_of(item))
-        calls = item.sampling.prompt_steps
-        return (
-            _Key(item.prompt, self.reader.read(item.prompt, calls), item.clip_skip, loras),
-            _Key(item.negative, self.reader.read(item.negative, calls, negative=True), item.clip_skip, loras),
-        )
+        calls = sampling.prompt_steps
+        prompt = self.reader.read(item.prompt, calls, before=before)
+        negative = self.reader.read(item.negative, calls, negative=True, before=before)
+        return _Key.of(prompt, item.clip_skip, loras), _Key.of(negative, item.clip_skip, loras)
 
     # ------------------------------------------------------------------------------------ conditions
 

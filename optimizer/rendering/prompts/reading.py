@@ -82,30 +82,31 @@ class PromptReader:
             None if suite.syntax == "plain" else suite.embeddings,
             {reader.clip: known.get(reader.component) for reader in self.readers},
         )
-        self._cache: dict[tuple[str, bool, int], Reading] = {}
+        self._cache: dict[tuple[str, bool, int, int | None], Reading] = {}
 
-    def read(self, prompt: str, calls: int, *, negative: bool = False) -> Reading:
-        """Read a prompt.
+    def read(self, prompt: str, calls: int, *, negative: bool = False, before: int | None = None) -> Reading:
+        """Read a prompt for a pass.
 
         Args:
-            calls: of the denoiser for an image, by which prompt editing counts.
+            calls: of the denoiser for an image in the pass, by which prompt editing counts.
             negative: whether it is a negative prompt.
+            before: calls of the first pass, if this is the second.
 
         Raises:
             PromptError: it is not written as its syntax asks, or names an embedding that cannot be used.
         """
-        key = (prompt, negative, calls)
+        key = (prompt, negative, calls, before)
         if key not in self._cache:
             refuse_long(prompt)
-            self._cache[key] = self._read(prompt, calls, negative=negative)
+            self._cache[key] = self._read(prompt, calls, negative=negative, before=before)
         return self._cache[key]
 
-    def _read(self, prompt: str, calls: int, *, negative: bool) -> Reading:
+    def _read(self, prompt: str, calls: int, *, negative: bool, before: int | None) -> Reading:
         if self.syntax != "a1111":
             read = self._plain if self.syntax == "plain" else self._comfyui
             return Reading(prompt=prompt, texts=(read(prompt),), phases=((calls, 0),))
         written, loras = networks_taken_out(without_comments(prompt), negative=negative)
-        changing = phases(written, calls)  # first: a bracket that does not close explains what comes after it
+        changing = phases(written, calls, before)  # first: a bracket that does not close explains what comes after it
         if not negative:
             refuse_composition(written)
         different = list(dict.fromkeys(text for _, text in changing))

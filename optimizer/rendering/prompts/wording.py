@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
+from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts import attention, comfyui
-from optimizer.rendering.prompts.editing import phases
+from optimizer.rendering.prompts.editing import holding_at, phases
+from optimizer.rendering.sampling.methods import calls_of
+from optimizer.rendering.sampling.second_pass import second_calls_of
 from studies.spec.lora_tags import without_tags
 from studies.spec.spellings import without_comments
 from studies.spec.suite import SuiteItem, SuiteSettings
 
 
-def wording(item: SuiteItem, suite: SuiteSettings) -> str:
+def wording(item: SuiteItem, suite: SuiteSettings, prediction: Prediction) -> str:
     """Return the words of an item's prompt; those with which it ends where editing changes them on the way.
 
     A plain prompt is returned as it is. ComfyUI's `embedding:NAME` and A1111's `<lora:NAME>` are left out; A1111 marks
     no names of embeddings.
+
+    Args:
+        suite: what the item belongs to.
+        prediction: of the models, whose noise levels decide how many calls there are.
 
     Raises:
         PromptError: the prompt is not written as its syntax asks.
@@ -25,16 +32,17 @@ def wording(item: SuiteItem, suite: SuiteSettings) -> str:
     if suite.syntax == "comfyui":
         return _spaced(_without_embeddings(piece.text) for piece in comfyui.weighted_pieces(item.prompt))
     written = without_tags(without_comments(item.prompt))
-    text = _at_the_end(phases(written, item.sampling.prompt_steps), item.sampling.calls)
+    sampling, before = item.sampling, None
+    calls = calls_of(sampling, prediction, suite.noise)
+    if sampling.second is not None:
+        calls = second_calls_of(sampling, prediction, suite.noise)
+        sampling, before = sampling.second, sampling.prompt_steps
+    ends, texts = zip(*phases(written, sampling.prompt_steps, before), strict=True)
+    text = texts[holding_at(ends, calls - 1)]
     if suite.emphasis == "none":  # brackets are text
         return _spaced([text])
     pieces = attention.weighted_pieces(text)
     return _spaced(" " if piece.ends_chunk else piece.text for piece in pieces)
-
-
-def _at_the_end(changing: Sequence[tuple[int, str]], calls: int) -> str:
-    """Return the text that the last call gets: calls are counted from 0, and the number of a text is its last call."""
-    return next((text for end, text in changing if end >= calls - 1), changing[-1][1])
 
 
 def _without_embeddings(text: str) -> str:

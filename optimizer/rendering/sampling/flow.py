@@ -15,8 +15,7 @@ Every sampler has the call shape that samplers.py describes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -24,28 +23,14 @@ import torch
 from torch import Tensor
 
 from optimizer.errors import RenderError
-from optimizer.rendering.sampling.levels import LEVELS, Flow
+from optimizer.rendering.sampling.levels import LEVELS
 from optimizer.rendering.sampling.noise import Noise
-from optimizer.rendering.sampling.samplers import (
-    SAMPLERS,
-    Denoise,
-    Sampler,
-    exponential_step,
-    sample_dpm_2,
-    sample_dpmpp_sde,
-)
-from studies.spec.samplers import SamplerName, Sampling, ScheduleName
+from optimizer.rendering.sampling.samplers import Denoise, Sampler, exponential_step, sample_dpm_2
+from studies.spec.samplers import FLOW_SAMPLERS, FLOW_SCHEDULES, Sampling
 from studies.spec.suite import SuiteSettings
 
 BEGIN_TIME: Final = (1 - 1e-4) * LEVELS  # where SDE samplers begin in place of level 1
 MIDDLE_BELOW_1: Final = 0.9999  # the level in the middle of a step of DPM++ 2S from level 1
-
-
-def flow_sampler(name: SamplerName, levels: Flow) -> Sampler:
-    """Return the sampler of a name for a flow; `check_flow_sampling` says which there are."""
-    if name in _SDE:
-        return partial(sample_in_ratio, _SDE[name], begin=float(levels.sigma(torch.tensor(BEGIN_TIME))))
-    return _SAMPLERS[name]
 
 
 def check_flow_sampling(sampling: Sampling, suite: SuiteSettings) -> None:
@@ -151,7 +136,7 @@ def sample_in_ratio(
     return sampler(denoise_ratio, x / (1 - first), ratios, noise_of_ratio)
 
 
-def _middle_ratio(here: float, there: float) -> float:
+def middle_ratio(here: float, there: float) -> float:
     """Return the ratio in the middle of lambda, from float32 as ComfyUI: a Brownian path shows a level's last bits."""
     start, end = (-torch.tensor(_float32_level(ratio)).logit() for ratio in (here, there))
     return _ratio(float((-(start + (end - start) * 0.5)).sigmoid()))
@@ -168,50 +153,3 @@ def _level(ratio: float) -> float:
 def _float32_level(ratio: float) -> float:
     """Return the level of a ratio that was made from a level in float32."""
     return float(torch.tensor(_level(ratio), dtype=torch.float32))
-
-
-_SDE_NAMES: Final[tuple[SamplerName, ...]] = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
-_SDE: Final[Mapping[SamplerName, Sampler]] = {
-    **{name: SAMPLERS[name] for name in _SDE_NAMES},
-    "dpmpp_sde": partial(sample_dpmpp_sde, middle_of=_middle_ratio),
-}
-_NAMES: Final[tuple[SamplerName, ...]] = (
-    "euler",
-    "euler_ancestral",
-    "heun",
-    "dpm_2",
-    "dpm_2_ancestral",
-    "lms",
-    "lms_comfyui",
-    "dpmpp_2s_ancestral",
-    "dpmpp_2m",
-    "ddim",
-    "ddim_comfyui",
-    "lcm",
-    "lcm_comfyui",
-    "res_multistep",
-    "uni_pc",
-    "uni_pc_comfyui",
-    "uni_pc_bh2",
-)
-_SAMPLERS: Final[Mapping[SamplerName, Sampler]] = {
-    **{name: SAMPLERS[name] for name in _NAMES},
-    "euler_ancestral": sample_euler_ancestral,
-    "dpm_2_ancestral": sample_dpm_2_ancestral,
-    "dpmpp_2s_ancestral": sample_dpmpp_2s_ancestral,
-    "lcm": sample_lcm,
-    "lcm_comfyui": sample_lcm,
-}
-FLOW_SAMPLERS: Final[tuple[SamplerName, ...]] = (*_SAMPLERS, *_SDE)
-# What ComfyUI makes of a model's own levels. `align_your_steps` has levels of Stable Diffusion, `turbo` places in its
-# table; `time_uniform` is A1111's.
-FLOW_SCHEDULES: Final[tuple[ScheduleName, ...]] = (
-    "normal",
-    "simple",
-    "sgm_uniform",
-    "beta",
-    "ddim_uniform",
-    "karras",
-    "exponential",
-    "kl_optimal",
-)

@@ -22,10 +22,10 @@ import torchsde
 from torch import Tensor
 
 from optimizer.rendering.suite import LATENT_FACTOR
-from studies.spec.samplers import TWO_CALLS, SamplerName
+from studies.records.batch_limits import Size
+from studies.spec.samplers import SAMPLER_INFOS, SamplerName, Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings
 
-BROWNIAN: Final[frozenset[SamplerName]] = frozenset({"dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"})
 TIME_DIGITS: Final = 6  # of torchsde's default tolerance
 INCREMENTS_BYTES: Final = 512 << 20  # 64 images of 1024 x 1024 with 30 steps
 SEEDS: Final = 2**64  # torch's generators and numpy's entropy take seeds below
@@ -34,15 +34,18 @@ Noise = Callable[[float, float], Tensor]  # of unit variance, for the step from 
 
 
 class BatchNoise:
-    """First and later noise of items of one size.
+    """First and later noise of a pass for items of one size.
 
     Args:
+        size: width and height in pixels of the pass that it is for.
         device: of the result; noise is drawn on the CPU.
     """
 
-    def __init__(self, items: Sequence[SuiteItem], suite: SuiteSettings, channels: int, device: torch.device) -> None:
+    def __init__(
+        self, items: Sequence[SuiteItem], suite: SuiteSettings, size: Size, channels: int, device: torch.device
+    ) -> None:
         self._items, self._device = items, device
-        width, height = items[0].width, items[0].height
+        width, height = size
         self._shape = (channels, height // LATENT_FACTOR, width // LATENT_FACTOR)
         generators = [torch.Generator("cpu").manual_seed(item.seed) for item in items]
         self.first = self._drawn(generators)  # [n, channels, h / 8, w / 8] float32
@@ -57,7 +60,7 @@ class BatchNoise:
             sigmas: all levels that the sampler passes through.
             increments: those of Brownian paths that are known already; new ones are added. None computes all.
         """
-        if sampler not in BROWNIAN:
+        if not SAMPLER_INFOS[sampler].is_brownian:
             return lambda _from, _to: self._drawn(self._generators)
         present = [sigma for sigma in sigmas if sigma > 0]
         paths = [
@@ -136,8 +139,15 @@ def increments_bytes(suite: SuiteSettings, channels: int) -> int:
     """
     wanted = 0
     for item in suite.items():
-        if item.sampling.sampler in BROWNIAN:
-            cells = (item.width // LATENT_FACTOR) * (item.height // LATENT_FACTOR)
-            draws = 2 if item.sampling.sampler in TWO_CALLS else 1
-            wanted += item.sampling.steps * draws * channels * cells * torch.float32.itemsize
-    return min(wanted, INCREMENTS_BYTES)
+        wanted += _increment_cells(item.sampling, (item.width, item.height))
+        if item.sampling.second is not None:
+            wanted += _increment_cells(item.sampling.second, item.image_size)
+    return min(wanted * channels * torch.float32.itemsize, INCREMENTS_BYTES)
+
+
+def _increment_cells(sampling: Sampling, size: Size) -> int:
+    """Return the cells of all increments that a pass takes for an image, in one channel."""
+    sampler, (width, height) = SAMPLER_INFOS[sampling.sampler], size
+    if not sampler.is_brownian:
+        return 0
+    return sampling.steps * sampler.calls * (width // LATENT_FACTOR) * (height // LATENT_FACTOR)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -16,14 +17,21 @@ from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions
 from optimizer.rendering.sampling.denoiser import ConsistencyDenoiser, GuidedDenoiser
-from optimizer.rendering.sampling.flow import check_flow_sampling, flow_sampler
-from optimizer.rendering.sampling.levels import LCM_STRIDE, Flow, Levels, levels_of
+from optimizer.rendering.sampling.flow import check_flow_sampling
+from optimizer.rendering.sampling.levels import Flow, Levels
+from optimizer.rendering.sampling.methods import METHODS, sampler_of, sampling_levels, sigmas_of
 from optimizer.rendering.sampling.noise import BatchNoise, Increments
-from optimizer.rendering.sampling.samplers import SAMPLERS, Denoise
-from optimizer.rendering.sampling.schedules import sigmas_of
+from optimizer.rendering.sampling.samplers import Denoise
+from optimizer.rendering.sampling.second_pass import noised, second_levels
+from optimizer.rendering.suite import LATENT_FACTOR
 from search_spaces.blocks import Architecture
-from studies.spec.samplers import Sampling
+from studies.records.batch_limits import Size
+from studies.spec.hires import MOST_SCALE
+from studies.spec.samplers import SAMPLER_INFOS, Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings
+
+# Pixels by which a side of an image grows: a latent covers 8, and a U-Net halves latents two (SDXL) or three times.
+SIZE_STEPS: Final[Mapping[Architecture, int]] = {Architecture.SD15: 64, Architecture.SDXL: 32}
 
 
 @torch.no_grad()
@@ -37,20 +45,66 @@ def sample(
 ) -> Tensor:
     """Return the latents [n, latent channels, h / 8, w / 8] float32 of items of one size and one sampling.
 
+    They are those of the first pass, if there are two.
+
     Args:
         conditions: the texts of each item.
         channels: extra input channels, from `image_channels`.
         increments: those of Brownian paths that are known already; new ones are added. None computes all.
     """
-    first, unet = items[0], models.unet
-    sampling, levels = first.sampling, sampling_levels(first.sampling, models.prediction)
+    first, levels = items[0], sampling_levels(items[0].sampling, models.prediction)
+    sampling, size = first.sampling, (first.width, first.height)
     sigmas = sigmas_of(sampling, levels, models.architecture, suite.noise)
-    noise = BatchNoise(items, suite, models.vae.config.latent_channels, unet.device)
-    sizes = suite.size_conditioning.numbers(first.width, first.height)
-    of_lcm = sampling.sampler == "lcm_a1111"
+    noise = BatchNoise(items, suite, size, models.vae.config.latent_channels, models.unet.device)
+    x = noise.first * first_scale(sigmas[0], levels, sampling, suite)
+    denoise = _denoiser(models, suite, sampling, size, conditions, channels)
+    return sampler_of(sampling.sampler, levels)(denoise, x, sigmas, noise.later(sampling.sampler, sigmas, increments))
+
+
+@torch.no_grad()
+def sample_again(
+    models: LiveModels,
+    suite: SuiteSettings,
+    items: Sequence[SuiteItem],
+    conditions: Sequence[Conditions],
+    channels: Tensor | None,
+    enlarged: Tensor,
+    increments: Increments | None = None,
+) -> Tensor:
+    """Return the latents of the second pass; its noise is drawn with the same seeds as the first's.
+
+    Args:
+        conditions: the texts of each item in this pass.
+        channels, increments: as for `sample`.
+        enlarged: the first pass's latents [n, latent channels, h / 8, w / 8] float32, at the size of the second.
+    """
+    first, levels = items[0], sampling_levels(items[0].sampling, models.prediction)
+    found = second_levels(first.sampling, levels, models.architecture, suite.noise)
+    noise = BatchNoise(items, suite, first.image_size, models.vae.config.latent_channels, models.unet.device)
+    x = noised(enlarged, noise.first, found, levels, suite.noise)
+    denoise = _denoiser(models, suite, first.sampling, first.image_size, conditions, channels)
+    later = noise.later(first.sampling.sampler, found.path, increments)
+    return sampler_of(first.sampling.sampler, levels)(denoise, x, found.sigmas, later)
+
+
+def _denoiser(
+    models: LiveModels,
+    suite: SuiteSettings,
+    sampling: Sampling,
+    size: Size,
+    conditions: Sequence[Conditions],
+    channels: Tensor | None,
+) -> Denoise:
+    """Return the U-Net as the sampler of a pass calls it.
+
+    Args:
+        size: width and height of the pass in pixels, which SDXL's U-Net is told.
+    """
+    levels, is_consistency = sampling_levels(sampling, models.prediction), METHODS[sampling.sampler].is_consistency
+    sizes = suite.size_conditioning.numbers(*size)
     denoise: Denoise = GuidedDenoiser(
         unet=models.unet_call,
-        dtype=unet.dtype,
+        dtype=models.unet.dtype,
         levels=levels,
         conditions=conditions,
         cfg=sampling.cfg if sampling.is_guided else None,
@@ -58,19 +112,9 @@ def sample(
         pag=sampling.pag,
         added=partial(model_family(models.architecture).added_conditions, sizes=sizes),
         channels=channels,
-        nearest_times=of_lcm or suite.noise == "comfyui",
+        nearest_times=is_consistency or suite.noise == "comfyui",
     )
-    if of_lcm:
-        denoise = ConsistencyDenoiser(denoise=denoise, levels=levels)
-    x = noise.first * first_scale(sigmas[0], levels, sampling, suite)
-    sampler = flow_sampler(sampling.sampler, levels) if isinstance(levels, Flow) else SAMPLERS[sampling.sampler]
-    return sampler(denoise, x, sigmas, noise.later(sampling.sampler, sigmas, increments))
-
-
-def sampling_levels(sampling: Sampling, prediction: Prediction) -> Levels:
-    """Return the noise levels of a model that a sampler knows: LCM of A1111 has a table of 50."""
-    levels = levels_of(prediction)
-    return levels.thinned(LCM_STRIDE) if sampling.sampler == "lcm_a1111" else levels
+    return ConsistencyDenoiser(denoise=denoise, levels=levels) if is_consistency else denoise
 
 
 def first_scale(sigma: float, levels: Levels, sampling: Sampling, suite: SuiteSettings) -> float:
@@ -84,7 +128,7 @@ def first_scale(sigma: float, levels: Levels, sampling: Sampling, suite: SuiteSe
         return sigma
     highest = float(levels.sigmas[-1])
     at_highest = sigma > highest or math.isclose(sigma, highest, rel_tol=1e-5)
-    whole = sampling.sampler in {"ddim_a1111", "uni_pc_a1111"} or (suite.noise == "comfyui" and at_highest)
+    whole = SAMPLER_INFOS[sampling.sampler].of_times or (suite.noise == "comfyui" and at_highest)
     return math.sqrt(sigma**2 + 1) if whole or suite.sgm_noise_multiplier else sigma
 
 
@@ -92,17 +136,49 @@ def check_sampling(item: SuiteItem, suite: SuiteSettings, prediction: Prediction
     """Refuse a sampling that cannot render an item.
 
     Raises:
-        RenderError: the sampler makes no step, two levels are the same, or the model follows a flow and the sampler or
-            the schedule is not defined for one.
+        RenderError: the sampler makes no step, two levels are the same, the U-Net cannot have the size of the second
+            pass, or the model follows a flow and the sampler or the schedule is not defined for one.
     """
-    sampling = item.sampling
+    sampling, levels = item.sampling, sampling_levels(item.sampling, prediction)
     if prediction.kind == "flow":
         check_flow_sampling(sampling, suite)
-    sigmas = sigmas_of(sampling, sampling_levels(sampling, prediction), architecture, suite.noise)
+    _check_levels(sampling, sigmas_of(sampling, levels, architecture, suite.noise), prediction)
+    if sampling.second is not None:
+        _check_size(item, architecture)
+        found = second_levels(sampling, levels, architecture, suite.noise)
+        _check_levels(sampling.second, found.sigmas, prediction, of=f" of hires at denoise {sampling.hires.denoise:g}")
+
+
+def _check_levels(sampling: Sampling, sigmas: Sequence[float], prediction: Prediction, of: str = "") -> None:
+    """Refuse levels that a sampler cannot pass through.
+
+    Args:
+        of: says which pass they are of.
+    """
     if len(sigmas) < 2:
-        raise RenderError(f"sampler {sampling.sampler} makes no step at all of {sampling.steps}: use 2 steps or more")
+        raise RenderError(
+            f"sampler {sampling.sampler} makes no step at all of {sampling.steps}{of}: use 2 steps or more"
+        )
     if any(there >= here for here, there in pairwise(sigmas)):
         raise RenderError(
-            f"schedule {sampling.schedule} has no {sampling.steps} different noise levels for a model that predicts "
-            f"{prediction.description}: use fewer steps, or another schedule"
+            f"schedule {sampling.schedule} has no {sampling.steps} different noise levels{of} for a model that "
+            f"predicts {prediction.description}: use fewer steps, or another schedule"
+        )
+
+
+def _check_size(item: SuiteItem, architecture: Architecture) -> None:
+    """Refuse a second pass at a size that the U-Net cannot halve as often as it does.
+
+    Raises:
+        RenderError: it cannot; other scales are named.
+    """
+    step, sides = SIZE_STEPS[architecture], item.image_size
+    if any(side % step for side in sides):
+        scales = [count / LATENT_FACTOR for count in range(LATENT_FACTOR, int(MOST_SCALE) * LATENT_FACTOR + 1)]
+        fitting = [scale for scale in scales if not any(int(side * scale) % step for side in (item.width, item.height))]
+        nearest = sorted(sorted(fitting, key=lambda scale: abs(scale - item.sampling.hires.scale))[:2])
+        raise RenderError(
+            f"hires at scale {item.sampling.hires.scale:g} makes {item.width}x{item.height} "
+            f"{sides[0]}x{sides[1]}, and the U-Net takes multiples of {step}: "
+            f"use a scale of {' or '.join(f'{scale:g}' for scale in nearest)}"
         )

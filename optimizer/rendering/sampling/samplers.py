@@ -21,17 +21,14 @@ and returns latents at the last level. Levels are numbers of the host, so that n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from optimizer.rendering.sampling.noise import Noise
-from studies.spec.samplers import SamplerName
 
 Denoise = Callable[[Tensor, float], Tensor]
 Sampler = Callable[[Denoise, Tensor, Sequence[float], Noise], Tensor]
@@ -381,32 +378,3 @@ def _integrals(places: Sequence[float], start: float, end: float) -> list[float]
         integral = polynomial.integ()
         weights.append(float(integral(end) - integral(start)) / math.prod(place - other for other in others))
     return weights
-
-
-SAMPLERS: Final[Mapping[SamplerName, Sampler]] = {
-    "euler": sample_euler,
-    "euler_ancestral": sample_euler_ancestral,
-    "heun": sample_heun,
-    "dpm_2": sample_dpm_2,
-    "dpm_2_ancestral": sample_dpm_2_ancestral,
-    "lms": sample_lms,
-    "lms_a1111": partial(sample_lms, down_to_0=True),
-    "lms_comfyui": sample_lms,
-    "dpmpp_2s_ancestral": sample_dpmpp_2s_ancestral,
-    "dpmpp_sde": sample_dpmpp_sde,
-    "dpmpp_2m": sample_dpmpp_2m,
-    "dpmpp_2m_sde": sample_dpmpp_2m_sde,
-    "dpmpp_2m_sde_heun": partial(sample_dpmpp_2m_sde, heun=True),
-    "dpmpp_3m_sde": sample_dpmpp_3m_sde,
-    "ddim": sample_euler,
-    "ddim_a1111": sample_ddim_a1111,
-    "ddim_comfyui": sample_euler,
-    "lcm": sample_lcm,
-    "lcm_a1111": sample_lcm,  # with another denoiser: see `sample`
-    "lcm_comfyui": sample_lcm,
-    "res_multistep": sample_res_multistep,
-    "uni_pc": sample_uni_pc,
-    "uni_pc_a1111": sample_uni_pc_a1111,
-    "uni_pc_comfyui": sample_uni_pc,
-    "uni_pc_bh2": partial(sample_uni_pc, bh2=True),
-}

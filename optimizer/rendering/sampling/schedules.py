@@ -1,8 +1,8 @@
 """Schedules: which noise levels a sampler passes through.
 
 Each function returns levels [steps + 1] float32 on the CPU, descending and ending in 0. Exceptions, which are the
-programs' own: `ddim_uniform`, `_ddim_of_a1111`, `time_uniform` and `beta` may return another number of levels; and
-`_ddim_of_a1111`, `time_uniform` and `kl_optimal_of_a1111` end above 0. Where the two programs differ, each has a
+programs' own: `ddim_uniform`, `ddim_of_a1111`, `time_uniform` and `beta` may return another number of levels; and
+`ddim_of_a1111`, `time_uniform` and `kl_optimal_of_a1111` end above 0. Where the two programs differ, each has a
 function of its own. Computed in float32 as they compute: a Brownian path is so rough that the last bits of a level
 show in its noise.
 """
@@ -18,9 +18,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from optimizer.rendering.sampling.levels import LEVELS, Flow, Levels
+from optimizer.rendering.sampling.levels import LEVELS, Levels
 from search_spaces.blocks import Architecture
-from studies.spec.samplers import ProgramName, SamplerName, Sampling, ScheduleName
+from studies.spec.samplers import ProgramName, ScheduleName
 
 Schedule = Callable[[Levels, int], Tensor]
 RHO = 7.0  # Karras et al., arXiv:2206.00364, eq. 5
@@ -40,38 +40,6 @@ AYS: Final[Mapping[tuple[Architecture, ProgramName], Sequence[float]]] = {
     (Architecture.SD15, "a1111"): (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
     (Architecture.SDXL, "a1111"): (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
 }
-
-# Samplers that would call the model at the last level before 0, which says little, and so pass it over. ComfyUI does
-# so in its KSampler, which has no align_your_steps: its node gives levels to SamplerCustom, which takes them all.
-_PASS_OVER: Final[Mapping[ProgramName, frozenset[SamplerName]]] = {
-    "comfyui": frozenset({"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_comfyui", "uni_pc_bh2"}),
-    "a1111": frozenset({"dpm_2", "dpm_2_ancestral", "dpmpp_3m_sde", "uni_pc", "uni_pc_comfyui", "uni_pc_bh2"}),
-}
-
-
-def sigmas_of(
-    sampling: Sampling, levels: Levels, architecture: Architecture, program: ProgramName
-) -> tuple[float, ...]:
-    """Return the levels that a sampler passes through, as the program has them: descending, and 0 at the end mostly.
-
-    Of A1111, DDIM ends at the second level of its schedule from below, UniPC and the schedule `kl_optimal` at the
-    lowest level of the model. Those of a flow are ComfyUI's: A1111 renders
-    none of these families.
-    """
-    if isinstance(levels, Flow):
-        program = "comfyui"
-    aligned = sampling.schedule == "align_your_steps"
-    passes_over = sampling.sampler in _PASS_OVER[program] and not (aligned and program == "comfyui")
-    steps = sampling.steps + passes_over
-    if sampling.sampler == "ddim_a1111":
-        sigmas = _ddim_of_a1111(levels, steps)
-    elif aligned:
-        sigmas = _align_your_steps(AYS[architecture, program], steps, program)
-    else:
-        sigmas = (A1111_SCHEDULES if program == "a1111" else SCHEDULES)[sampling.schedule](levels, steps)
-    if passes_over:
-        sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
-    return tuple(sigmas.tolist())
 
 
 def normal(levels: Levels, steps: int) -> Tensor:
@@ -95,14 +63,19 @@ def ddim_uniform(levels: Levels, steps: int) -> Tensor:
     return _ending(levels.sigmas[1 :: max(len(levels.sigmas) // steps, 1)].flip(0))
 
 
-def _ddim_of_a1111(levels: Levels, steps: int) -> Tensor:
-    """Return the levels of `ddim_uniform` without 0, and the last of the table where the next would be one beyond it.
+def ddim_of_a1111(levels: Levels, steps: int) -> Tensor:
+    """Return the levels of `ddim_uniform` without 0; the last of the table stands for one beyond it."""
+    return levels.sigmas[timesteps_of_a1111(levels, steps)]
+
+
+def timesteps_of_a1111(levels: Levels, steps: int) -> list[int]:
+    """Return the places in the table that A1111's DDIM and UniPC count by, descending.
 
     modules/sd_samplers_timesteps.py takes the times min(1 + i k, 999), so that one of 1000 becomes 999.
     """
     count = len(levels.sigmas)
     places = {min(place, count - 1) for place in range(1, count + 1, max(count // steps, 1))}
-    return levels.sigmas[sorted(places, reverse=True)]
+    return sorted(places, reverse=True)
 
 
 def time_uniform(levels: Levels, steps: int) -> Tensor:
@@ -111,8 +84,14 @@ def time_uniform(levels: Levels, steps: int) -> Tensor:
     Between two times of the table the logarithm of alpha = 1 / sqrt(sigma**2 + 1) is interpolated (NoiseScheduleVP of
     modules/models/diffusion/uni_pc/uni_pc.py). There are as many steps as `ddim_uniform` has levels.
     """
-    count, known = len(range(0, LEVELS, max(LEVELS // steps, 1))), levels.sigmas.double().numpy()
-    places = np.linspace(len(known) - 1, 0, count + 1)
+    count = len(range(0, LEVELS, max(LEVELS // steps, 1)))
+    return even_in_time(levels, len(levels.sigmas) - 1, count)
+
+
+def even_in_time(levels: Levels, first: int, steps: int) -> Tensor:
+    """Return `steps` + 1 levels, even in the model's time from a place in the table down to its first."""
+    known = levels.sigmas.double().numpy()
+    places = np.linspace(first, 0, steps + 1)
     log_alpha = np.interp(places, np.arange(len(known)), -0.5 * np.log1p(known**2))
     return torch.tensor(np.sqrt(np.expm1(-2 * log_alpha)), dtype=torch.float32)
 
@@ -164,7 +143,7 @@ def beta_of_a1111(levels: Levels, steps: int) -> Tensor:
     return _ending(torch.tensor(low + quantiles * (high - low), dtype=torch.float32))
 
 
-def _align_your_steps(table: Sequence[float], steps: int, program: ProgramName) -> Tensor:
+def align_your_steps(table: Sequence[float], steps: int, program: ProgramName) -> Tensor:
     """Interpolate a table of levels linearly in log sigma.
 
     A1111 takes as many levels as steps, and then 0; ComfyUI one more, the last of which becomes 0.

@@ -15,7 +15,8 @@ SHOWN: Final = 8  # keys that are not known, by their names
 _KNOWN: Final = frozenset(
     {
         "Steps", "Sampler", "Schedule type", "Scheduler", "CFG scale", "Seed", "Size", "Clip skip", "ENSD", "RNG",
-        "Emphasis", "SGM noise multiplier", "Denoising strength", "Prompt", "Negative prompt", "Version", "User", "App",
+        "Emphasis", "SGM noise multiplier", "Denoising strength", "Hires upscale", "Hires resize", "Hires steps",
+        "Hires upscaler", "Prompt", "Negative prompt", "Version", "User", "App",
         "Model", "Model hash", "VAE", "VAE hash", "Hashes", "Lora hashes", "TI", "TI hashes", "lora", "embed",
         "Cache FP16 weight for LoRA", "Batch size", "Batch pos", "Template", "Negative Template", "Wildcard prompt",
         "Wildcard negative prompt", "Civitai resources", "Civitai metadata", "Created Date", "Time taken", "Backend",
@@ -36,13 +37,20 @@ def _unless(*defaults: str, name: str) -> _Way:
     return _Way(name=name, defaults=defaults)
 
 
-_HIRES: Final = _Way(name="hires fix (the first pass alone is rendered)")
+_SECOND: Final = "the second pass's own"
 _LEVELS: Final = _unless("0", name="its own noise levels")
 _UNIPC: Final = "its own UniPC"
 # Beginning of a key -> what it says; the first that fits counts.
 _WAYS: Final[Mapping[str, _Way]] = {
-    "Hires": _HIRES,
-    "First pass size": _HIRES,
+    "Hires CFG Scale": _Way(name=f"{_SECOND} CFG"),
+    "Hires prompt": _Way(name=f"{_SECOND} prompt"),
+    "Hires negative prompt": _Way(name=f"{_SECOND} negative prompt"),
+    "Hires sampler": _unless("Use same sampler", name=f"{_SECOND} sampler"),
+    "Hires schedule type": _unless("Use same scheduler", name=f"{_SECOND} schedule"),
+    "Hires checkpoint": _unless("Use same checkpoint", name=f"{_SECOND} checkpoint"),
+    "Hires Module": _unless("Use same choices", "Built-in", name=f"{_SECOND} modules"),
+    "Hires": _Way(name=f"{_SECOND} settings"),
+    "First pass size": _Way(name="hires fix (the first pass alone is rendered)"),
     "Refiner": _Way(name="the refiner"),
     "ADetailer": _Way(name="ADetailer"),
     "ControlNet": _Way(name="ControlNet"),
@@ -104,7 +112,11 @@ def notes_of_ways(pairs: Mapping[str, str]) -> Iterator[str]:
     Args:
         pairs: key -> value of the line of settings.
     """
-    told = [way.name for key in pairs if (way := _way(key)) is not None and not _is_off(pairs[key], way)]
+    told = [
+        way.name
+        for key in pairs
+        if (way := _way(key)) is not None and not _is_off(pairs[key], way) and not _is_the_firsts(key, pairs)
+    ]
     if told:
         yield f"not repeated: {', '.join(dict.fromkeys(told))}"
 
@@ -121,7 +133,15 @@ def notes_of_unknown(pairs: Mapping[str, str]) -> Iterator[str]:
         yield f"settings that are not known here, and so not repeated: {', '.join(unknown[:SHOWN])}{more}"
 
 
+def _is_the_firsts(key: str, pairs: Mapping[str, str]) -> bool:
+    """Return whether a setting of the second pass has the value that the first pass's has."""
+    firsts = {"Hires CFG Scale": "CFG scale", "Hires sampler": "Sampler", "Hires schedule type": "Schedule type"}
+    return key in firsts and pairs[key] == pairs.get(firsts[key])
+
+
 def _way(key: str) -> _Way | None:
+    if key in _KNOWN:
+        return None
     return next((way for beginning, way in _WAYS.items() if key.startswith(beginning)), None)
 
 

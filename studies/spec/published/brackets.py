@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
+from studies.spec.brackets import WEIGHT_AT_END, paired
 from studies.spec.spellings import without_comments
-
-_SIGNS: Final = re.compile(r"\\.|[()\[\]]", re.DOTALL)
-_OPENING: Final = {")": "(", "]": "["}
-_WEIGHT: Final = re.compile(r":\s*[+-]?[.\d]+\s*\Z")
 
 
 def with_closed_brackets(prompt: str) -> str:
@@ -20,12 +14,8 @@ def with_closed_brackets(prompt: str) -> str:
     those whose brackets close across each other, are returned as they are.
     """
     written = without_comments(prompt)
-    opened: list[str] = []
-    for sign in _SIGNS.finditer(written):
-        if sign[0] in _OPENING.values():
-            opened.append(sign[0])
-        elif _OPENING.get(sign[0]) in opened and opened.pop() != _OPENING[sign[0]]:
-            return prompt
-    if not opened or "[" in opened or _WEIGHT.search(written):
+    found = paired(written)
+    opened = [written[position] for position in found.unclosed]
+    if found.crossing is not None or not opened or "[" in opened or WEIGHT_AT_END.search(written):
         return prompt
     return written + ")" * len(opened)

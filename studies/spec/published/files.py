@@ -15,10 +15,12 @@ from PIL import ExifTags, Image
 from basics import foreign
 from basics.messages import first_line
 from studies.spec.published.comfyui import parse_graph
+from studies.spec.published.fooocus import parse_fooocus
 from studies.spec.published.infotext import is_infotext, parse_infotext
+from studies.spec.published.invokeai import parse_invokeai
 from studies.spec.published.novelai import parse_novelai
-from studies.spec.published.others import parse_fooocus, parse_invokeai, parse_swarmui
 from studies.spec.published.settings import PublishedError, PublishedSettings, RawSettings, checked
+from studies.spec.published.swarmui import parse_swarmui
 
 PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 SUFFIXES: Final = PICTURES | {".txt"}

@@ -19,16 +19,15 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from studies.spec.published.a1111_keys import notes_of_unknown, notes_of_ways
-from studies.spec.published.settings import OURS, PublishedError, RawSettings
-from studies.spec.samplers import A1111_FORMS, PROGRAMS, SamplerName, read_sampler, usual_schedule
+from studies.spec.published.fooocus import FOOOCUS, fooocus_in_infotext
+from studies.spec.published.hires import raw_hires, said_of_hires
+from studies.spec.published.settings import EXACTLY_NOT, OURS, PublishedError, RawSettings
+from studies.spec.sampler_names import read_sampler
+from studies.spec.samplers import A1111_FORMS, PROGRAMS, SAMPLER_INFOS, usual_schedule
 from studies.spec.suite import Emphasis, SizeConditioning, SuiteItem, SuiteLora, SuiteSettings, Syntax
 
-FOOOCUS: Final = "Fooocus"
-EXACTLY_NOT: Final = "the picture cannot be repeated exactly"
-# Samplers with which A1111 says its ENSD (`uses_ensd` in modules/sd_samplers_kdiffusion.py), and those that take no
-# part in its setting of the first noise (modules/sd_samplers_timesteps.py).
-_SAYS_ENSD: Final[frozenset[SamplerName]] = frozenset({"euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral"})
-_OF_TIMESTEPS: Final[frozenset[SamplerName]] = frozenset({"ddim", "uni_pc"})
+_SAYS_ENSD: Final = frozenset(name for name, info in SAMPLER_INFOS.items() if info.says_ensd)
+_OF_TIMES: Final = frozenset(plain for plain, form in A1111_FORMS.items() if SAMPLER_INFOS[form].of_times)
 _EMPHASES: Final[Mapping[str, Emphasis]] = {
     "Original": "original", "No norm": "no_norm", "None": "none", "Ignore": "ignore",
 }  # fmt: skip
@@ -39,8 +38,6 @@ _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
 _NUMBERS: Final = re.compile(r"(\d{1,18})x(\d{1,18})")
 _SIZE_KEYS: Final = {"Original size": "original", "Crop": "crop", "Target size": "target"}  # ours -> a suite's
 _SUITE_LORAS: Final = "Suite LoRAs"  # our key
-# Keys of Fooocus -> what of its way to sample cannot be repeated.
-_OF_FOOOCUS: Final = {"Sharpness": "sharpness", "ADM Guidance": "ADM guidance", "Adaptive CFG": "adaptive CFG"}
 
 
 def is_infotext(text: str) -> bool:
@@ -74,13 +71,14 @@ def parse_infotext(text: str) -> RawSettings:
         "sampler": pairs.get("Sampler"),
         "schedule": pairs.get("Schedule type", pairs.get("Scheduler")),
         "clip_skip": pairs.get("Clip skip"),
+        "hires": raw_hires(pairs),
     }
     version = pairs.get("Version", "")
     if version == OURS:
         prompt, negative = pairs.get("Prompt", prompt), pairs.get("Negative", negative)
         return RawSettings(program=OURS, prompt=prompt, negative=negative, **said, **_ours(pairs))
     if version.startswith(FOOOCUS):
-        return RawSettings(program=FOOOCUS, prompt=prompt, negative=negative, **said, **_of_fooocus(pairs))
+        return RawSettings(program=FOOOCUS, prompt=prompt, negative=negative, **said, **fooocus_in_infotext(pairs))
     said["schedule"] = said["schedule"] or _unnamed_schedule(pairs)
     of_suite = _of_a1111(pairs, uses_weights=bool(set("([") & set(prompt + negative)))
     return RawSettings(program="A1111", prompt=prompt, negative=negative, **said, **of_suite)
@@ -131,7 +129,7 @@ def _of_a1111(pairs: Mapping[str, str], *, uses_weights: bool) -> dict[str, Any]
     except ValueError:  # which is told when the sampler is read
         sampler = None
     emphasis = _EMPHASES.get(pairs.get("Emphasis", "Original")) if uses_weights or "Emphasis" in pairs else None
-    sgm = None if sampler in _OF_TIMESTEPS else pairs.get("SGM noise multiplier") == "True"
+    sgm = None if sampler in _OF_TIMES else pairs.get("SGM noise multiplier") == "True"
     return {
         "syntax": "a1111",
         "noise": "a1111",
@@ -141,28 +139,6 @@ def _of_a1111(pairs: Mapping[str, str], *, uses_weights: bool) -> dict[str, Any]
         "size_conditioning": SizeConditioning(),
         "notes": (*notes_of_ways(pairs), *notes_of_unknown(pairs), *_notes(pairs), *_notes_of_noise(pairs)),
     }
-
-
-def _of_fooocus(pairs: Mapping[str, str]) -> dict[str, Any]:
-    """Return how prompts of Fooocus are read, and the notes."""
-    ways = [way for key, way in _OF_FOOOCUS.items() if key in pairs]
-    loras = [f"LoRAs ({pairs['Lora weights']}; see `loras` of a suite)"] if "Lora weights" in pairs else []
-    return {
-        "syntax": "comfyui",
-        "noise": "comfyui",
-        "notes": (*notes_of_fooocus([*ways, *loras]), *notes_of_ways(pairs)),
-    }
-
-
-def notes_of_fooocus(ways: Sequence[str]) -> Iterator[str]:
-    """Yield the notes of a picture of Fooocus.
-
-    Args:
-        ways: what of it cannot be repeated.
-    """
-    yield f"Fooocus weighs words and samples in its own way: {EXACTLY_NOT}"
-    if ways:
-        yield f"not repeated: {', '.join(ways)}"
 
 
 def _ours(pairs: Mapping[str, str]) -> dict[str, Any]:
@@ -301,6 +277,7 @@ def _said(item: SuiteItem) -> dict[str, object]:
         "Size": f"{item.width}x{item.height}",
         "Clip skip": item.clip_skip,
         **guidance,
+        **said_of_hires(sampling.hires),
     }
 
 

@@ -1,7 +1,8 @@
 """The settings of NovelAI: the JSON text `Comment` beside the prompt as `Description` and the model as `Source`.
 
 Its weights are brackets: {x} weighs 1.05, [x] 1 / 1.05, one within another multiplies, and since version 4 1.5::x::
-weighs 1.5. Round brackets are text. Prompts are written as A1111 writes them.
+weighs 1.5. Round brackets are text. Prompts are written as A1111 writes them. No other program
+has this grammar, so its brackets are paired here.
 """
 
 from __future__ import annotations

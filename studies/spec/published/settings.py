@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,12 +11,16 @@ from pydantic import ValidationError
 
 from studies.errors import StudyError
 from studies.spec.guidance import PagSettings
+from studies.spec.hires import HiresSettings
 from studies.spec.published.brackets import with_closed_brackets
-from studies.spec.samplers import ProgramName, SamplerName, ScheduleName, read_sampler, read_schedule
+from studies.spec.published.hires import RawHires, second_pass
+from studies.spec.sampler_names import read_sampler, read_schedule
+from studies.spec.samplers import ProgramName, SamplerName, ScheduleName
 from studies.spec.suite import Emphasis, SizeConditioning, Syntax
 
 SIZE_STEP: Final = 64  # pixels; what a suite can render
 MOST_CHARACTERS: Final = 20_000  # of a prompt; far more than any text encoder is given
+EXACTLY_NOT: Final = "the picture cannot be repeated exactly"
 OURS: Final = "mergetune"  # the program that our own pictures name
 # Fields of `PublishedSettings` that a suite has one of for all of its prompts. The first decides what prompts say.
 SUITE_WIDE: Final = ("syntax", "noise", "ensd", "emphasis", "sgm_noise_multiplier", "size_conditioning")
@@ -47,6 +51,7 @@ class PublishedSettings:
     clip_skip: int = 1
     cfg_rescale: float | None = None  # and `pag`: None where the program says nothing about it
     pag: PagSettings | None = None
+    hires: HiresSettings | None = None  # None: there is no second pass, or none that a suite can have
     syntax: Syntax
     # Settings of a whole suite; None where the program says nothing about one, or it has no part in the picture.
     noise: ProgramName | None = None
@@ -76,6 +81,7 @@ class RawSettings:
     cfg_rescale: Any = None
     pag_scale: Any = None
     pag_layers: tuple[str, ...] = ("mid",)
+    hires: RawHires | None = None
     ensd: Any = None
     # As in `PublishedSettings`, which their readers know.
     noise: ProgramName | None = None
@@ -83,6 +89,11 @@ class RawSettings:
     sgm_noise_multiplier: bool | None = None
     size_conditioning: SizeConditioning | None = None
     notes: tuple[str, ...] = ()
+
+
+def named_as_ours(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that several programs call as we do."""
+    return {name: data.get(name) for name in ("seed", "width", "height", "steps")}
 
 
 def checked(raw: RawSettings) -> PublishedSettings:
@@ -104,6 +115,10 @@ def checked(raw: RawSettings) -> PublishedSettings:
         prompt, negative = prompt.strip(), negative.strip()
     if not prompt:
         raise PublishedError(f"{raw.program}'s settings have no prompt")
+    hires = None
+    if raw.hires is not None:
+        hires, told = second_pass(raw.hires, _rounded(width), _rounded(height))
+        notes += told
     if width % SIZE_STEP or height % SIZE_STEP:
         notes.append(f"size {width}x{height} is rendered as {_rounded(width)}x{_rounded(height)}: multiples of 64")
     return PublishedSettings(
@@ -119,6 +134,7 @@ def checked(raw: RawSettings) -> PublishedSettings:
         clip_skip=max(1, _whole(raw.clip_skip or 1, "clip skip", 0, 11)),
         cfg_rescale=None if raw.cfg_rescale is None else _number(raw.cfg_rescale, "CFG rescale", 0, 1),
         pag=None if raw.pag_scale is None else _pag(raw),
+        hires=hires,
         syntax=raw.syntax,
         noise=raw.noise,
         ensd=None if raw.ensd is None else _whole(raw.ensd, "ENSD", 1 - 2**63, 2**63 - 1),

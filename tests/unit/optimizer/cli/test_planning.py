@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from optimizer.cli.views.planning import preset_in_words, sampling_in_words, unet_passes
+from optimizer.rendering.prediction import EPSILON
 from studies.spec.suite import SuiteSettings
 
 
@@ -24,12 +25,13 @@ def suite(**changes: Any) -> SuiteSettings:
          "10 steps of euler, normal, CFG 1, PAG 0.5 in mid, up_blocks.1", 20),
         ({"cfg_rescale": 0.7}, "10 steps of euler, normal, CFG 7 rescaled by 0.7", 20),
         ({"sampler": "heun", "pag": 3}, "10 steps of heun, normal, CFG 7, PAG 3 in mid", 57),
+        ({"schedule": "ddim_uniform", "steps": 30, "cfg": 1}, "30 steps of euler, ddim_uniform, CFG 1", 31),
     ],
 )  # fmt: skip
 def test_guidance_is_said_and_its_passes_are_counted(changes: dict[str, Any], words: str, passes: int) -> None:
     items = suite(**changes).items()
     assert sampling_in_words(items) == words
-    assert unet_passes(items[0].sampling) == passes
+    assert unet_passes(items[0].sampling, EPSILON, "a1111") == passes
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from optimizer.cli.views.prompts import prompt_lines
 from optimizer.errors import PromptError
+from optimizer.rendering.prediction import EPSILON
 from optimizer.rendering.prompts.check import SuitePrompts, read_suites
 from search_spaces.blocks import Architecture
 from studies.spec.suite import SuiteSettings
@@ -15,7 +16,7 @@ from studies.spec.suite import SuiteSettings
 
 def read(prompt: str, **settings: Any) -> SuitePrompts:
     suite = SuiteSettings.model_validate({"prompts": [prompt], **settings})
-    return read_suites((suite,), Architecture.SD15, {})
+    return read_suites((suite,), Architecture.SD15, {}, EPSILON)
 
 
 def lines(prompt: str, **settings: Any) -> list[str]:

@@ -19,6 +19,7 @@ from small_files import small_parents
 from stochastic_samplers import STOCHASTIC
 from torch import Tensor, nn
 
+from optimizer.errors import UnscorableTrial
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.placement import Placement
 from optimizer.merging.engine.resident import ResidentModel
@@ -267,3 +268,27 @@ class TestFaultsAreFound:
         finally:
             handle.remove()
         assert seen[-1] - seen[-2] == {"number": 1, "nonzero": 1, "to the card": 1, "from the card": 1}
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_unet_alone_sums_in_fp16_and_only_where_it_is_asked_to(card: FakeCard, asked: bool) -> None:
+    def sums_in_fp16() -> bool:
+        return bool(torch.backends.cuda.matmul.allow_fp16_accumulation)
+
+    parents = small_parents(Architecture.SD15)[:1]
+    with registered_worker(card):
+        models = build_models(resident_of(parents), agreed_prediction(parents, suite()), fp16_accumulation=asked)
+        seen: dict[str, set[bool]] = {name: set() for name in ("unet", "vae", "text")}
+        modules = {"unet": models.unet, "vae": models.vae.decoder, "text": models.text_encoders["text_encoder"]}
+        for name, module in modules.items():
+            module.register_forward_pre_hook(lambda *_, name=name: seen[name].add(sums_in_fp16()))
+        assert_renders(models, suite())
+        assert seen == {"unet": {asked}, "vae": {False}, "text": {False}}
+
+        def fails(*_: object) -> None:
+            raise RuntimeError("CUDA out of memory")
+
+        models.unet.register_forward_pre_hook(fails)
+        with pytest.raises(UnscorableTrial):
+            Renderer(models, suite()).render()
+    assert not sums_in_fp16()

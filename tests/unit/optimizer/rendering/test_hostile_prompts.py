@@ -18,10 +18,12 @@ from optimizer.rendering.prompts.composition import refuse_composition
 from optimizer.rendering.prompts.editing import phases
 from optimizer.rendering.prompts.networks import networks_taken_out
 from studies.spec.dynamic_prompts import expand
+from studies.spec.published.fooocus import parse_fooocus
 from studies.spec.published.infotext import is_infotext, parse_infotext
+from studies.spec.published.invokeai import parse_invokeai
 from studies.spec.published.novelai import with_weights
-from studies.spec.published.others import parse_fooocus, parse_invokeai, parse_swarmui
 from studies.spec.published.settings import PublishedError, RawSettings, checked
+from studies.spec.published.swarmui import parse_swarmui
 from studies.spec.spellings import changing, without_comments
 
 CHARACTERS = 60_000  # a search that begins anew at each of them takes many seconds

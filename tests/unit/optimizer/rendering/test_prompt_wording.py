@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from optimizer.rendering.prediction import EPSILON
 from optimizer.rendering.prompts.wording import wording
 from optimizer.trial.scoring import Scoring
 from scorers.protocol import ScorerInfo, SuiteImages
@@ -18,7 +19,7 @@ from studies.spec.suite import SuiteSettings
 def words(prompt: str, **changes: Any) -> str:
     settings = {"prompts": [{"prompt": prompt}], "seeds": [1], "sizes": [64], "steps": 10, **changes}
     suite = SuiteSettings.model_validate(settings)
-    return wording(suite.items()[0], suite)
+    return wording(suite.items()[0], suite, EPSILON)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,23 @@ def test_samplers_of_two_calls_make_one_at_their_last_step() -> None:
     """Ten steps of heun are 19 calls, numbered 0 to 18."""
     assert words("a [cat:dog:17] runs", sampler="heun") == "a dog runs"
     assert words("a [cat:dog:18] runs", sampler="heun") == "a cat runs"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a [cat:dog:29] runs", "a dog runs"),
+        ("a [cat:dog:30] runs", "a cat runs"),
+    ],
+)
+def test_a_step_more_than_was_asked_for_has_its_words(prompt: str, expected: str) -> None:
+    """30 steps of every 33rd level are 31 calls, numbered 0 to 30; the prompt is divided among 30."""
+    assert words(prompt, steps=30, sampler="euler", schedule="ddim_uniform") == expected
+
+
+def test_calls_after_all_that_are_counted_have_the_first_words_again() -> None:
+    """400 steps of every second level are 500 calls."""
+    assert words("a [cat:dog:9] runs", steps=400, sampler="euler", schedule="ddim_uniform") == "a cat runs"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +100,6 @@ class Listening:
 def test_scorers_get_the_words() -> None:
     suite = SuiteSettings.model_validate({"prompts": ["a (cat:1.3)", "a dog BREAK red"], "seeds": [1], "sizes": [64]})
     scorer = Listening()
-    scoring = Scoring({"x": scorer}, partial(wording, suite=suite))
+    scoring = Scoring({"x": scorer}, partial(wording, suite=suite, prediction=EPSILON))
     scoring.score(suite.items(), tuple(torch.zeros(3, 8, 8, dtype=torch.uint8) for _ in range(2)))
     assert scorer.heard == ["a cat", "a dog red"]

@@ -12,8 +12,8 @@ from optimizer.rendering.prompts.attention import weighted_pieces
 from optimizer.rendering.published import left_out
 from studies.spec.published.brackets import with_closed_brackets
 from studies.spec.published.infotext import parse_infotext
-from studies.spec.published.items import one_suite
 from studies.spec.published.settings import PublishedSettings, checked
+from studies.spec.published.suites import one_suite
 
 LINE = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: {seed}, Size: 512x512, RNG: CPU"
 PARTS = st.lists(st.sampled_from(["(", ")", "a", "b ", ", ", "\\(", "\\)", ":1.2)", "((", "# c\n"]), max_size=10)

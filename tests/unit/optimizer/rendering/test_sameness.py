@@ -34,7 +34,9 @@ def spec_with(suite: dict[str, Any], **changes: Any) -> StudySpec:
 def test_seeds_give_the_noise_that_torch_gives(seeds: tuple[int, int]) -> None:
     suite = SuiteSettings.model_validate({"prompts": ["a cat"], "sizes": [64], "seeds": [seeds[0]]})
     other_suite = suite.model_copy(update={"seeds": seeds[1:]})
-    one, other = (BatchNoise(each.items(), each, 4, torch.device("cpu")) for each in (suite, other_suite))
+    one, other = (
+        BatchNoise(each.items(), each, each.sizes[0], 4, torch.device("cpu")) for each in (suite, other_suite)
+    )
     same = noise_of(seeds[0]) == noise_of(seeds[1])
     assert torch.equal(one.first, other.first) == same
     later, later_too = (each.later("euler_ancestral", (2.0, 1.0, 0.0))(2.0, 1.0) for each in (one, other))

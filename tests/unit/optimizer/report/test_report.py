@@ -21,7 +21,7 @@ from optimizer.cli import main
 from optimizer.errors import NothingToReportError, WeightsError
 from optimizer.report.pictures import PAGE_BYTES
 from optimizer.report.prompts import prompt_gains
-from optimizer.report.results import load_results
+from optimizer.report.results import results_of
 from studies.records.finals import load_final
 from studies.records.stored_renders import load_scores
 
@@ -104,7 +104,7 @@ def test_the_page_says_first_which_merge_is_better_by_how_much_and_how_sure(stud
 
 
 def test_prompts_are_sorted_by_their_gain_the_worst_first(study: ReportedStudy) -> None:
-    results = load_results(study.records, study.objective)
+    results = results_of(study.records, study.objective)
     trials = {trial.number: trial for trial in study.trials()}
     parent = results.parents[results.gains["objective"].parent]
     own = np.array(load_scores(study.records, trials[results.chosen.number])[0]["sharpness"])
@@ -153,7 +153,7 @@ def test_whole_pictures_are_the_stored_files_to_the_byte(study: ReportedStudy) -
 
 def test_every_setting_hash_and_number_is_in_the_page(study: ReportedStudy) -> None:
     text = Parsed(study.page()).text
-    recipe = load_results(study.records, study.objective).chosen.recipe
+    recipe = results_of(study.records, study.objective).chosen.recipe
     for word in (recipe.digest, "sharpness", "IN04", "patience: null", "degenerate_limit: 0", "As a recipe file"):
         assert word in text, word
     for column in recipe.columns.values():
@@ -163,7 +163,7 @@ def test_every_setting_hash_and_number_is_in_the_page(study: ReportedStudy) -> N
 def test_a_final_without_stored_renders_gives_the_pictures_of_the_search_with_its_seeds(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=14, **ONE)
     hold_final(study, {})
-    chosen = load_results(study.records, study.objective).chosen.number
+    chosen = results_of(study.records, study.objective).chosen.number
     store_pictures(study, (0, 1, chosen))
     text = Parsed(study.page()).text
     assert "The final's renders are not stored" in text
@@ -187,7 +187,7 @@ def test_a_study_without_a_final_is_not_said_to_have_won(tmp_path: Path) -> None
 )
 def test_a_claim_that_the_final_refutes_is_not_the_result(tmp_path: Path, change: float, said: str) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=14, **ONE)
-    parent = load_results(study.records, study.objective).chosen.gains["objective"].parent
+    parent = results_of(study.records, study.objective).chosen.gains["objective"].parent
     row = next(trial for trial in study.trials() if trial.origin.parent == parent)
     scores = np.array(load_scores(study.records, row)[0]["sharpness"])
     held_out = scores + change + np.tile([0.3, -0.28], ITEMS // 2)
@@ -225,7 +225,7 @@ def test_parents_alone_give_a_report_that_says_so(tmp_path: Path) -> None:
 
 def test_a_lost_picture_leaves_the_others_and_is_counted(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=12, **ONE)
-    chosen = load_results(study.records, study.objective).chosen
+    chosen = results_of(study.records, study.objective).chosen
     store_pictures(study, (0, 1, chosen.number))
     files = study.artifacts.of_trial(study.records.study.key, chosen.number, chosen.worker_id)
     first, second, *_ = sorted(files.files())
@@ -240,7 +240,7 @@ def test_a_lost_picture_leaves_the_others_and_is_counted(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_pictures_that_no_encoder_makes_small_still_give_a_page_within_its_limit(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=4, **ONE)
-    chosen = load_results(study.records, study.objective).chosen.number
+    chosen = results_of(study.records, study.objective).chosen.number
     store_pictures(study, (0, 1, chosen), (1024, 1024), noise)
     page = study.page()
     assert PAGE_BYTES / 3 < len(page.encode()) <= PAGE_BYTES

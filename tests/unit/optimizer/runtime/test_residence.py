@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from layouts import read_layout
+from layouts import hollow
 
 from optimizer.errors import NoMemoryError
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import Parents
 from optimizer.rendering.models import live_dtypes
-from optimizer.runtime.memory import MemoryEstimate, estimate_memory, require_memory
+from optimizer.runtime.fitting import FreeMemory, require_memory
+from optimizer.runtime.memory import MemoryEstimate, estimate_memory
 from optimizer.runtime.residence import Residence, choose_residence
+from studies.spec.rendering import RenderSettings
 from studies.spec.suite import SuitePrompt, SuiteSettings
 
 CARD = torch.device("cuda")
 CONTEXT = 500_000_000  # bytes that CUDA takes for itself
 GB = 1_000_000_000
-
-
-def hollow(path: Path, layout: str) -> Path:
-    """A full-size checkpoint with a true header and nothing behind it: a file of holes."""
-    table: dict[str, object] = {}
-    end = 0
-    for row in read_layout(layout):
-        if row.kind != "F" or not row.shape:
-            continue
-        size = 2
-        for length in row.shape:
-            size *= length
-        table[row.key] = {"dtype": "F16", "shape": list(row.shape), "data_offsets": [end, end + size]}
-        end += size
-    header = json.dumps(table).encode()
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        file.truncate(8 + len(header) + end)
-    return path
+SUITE = SuiteSettings(prompts=(SuitePrompt(prompt="a cat"),), seeds=tuple(range(8)), sizes=((1024, 1024),))
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +30,7 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> MemoryEstimate:
     """Two parents in float16, rendered at 1024 x 1024."""
     folder = tmp_path_factory.mktemp("sdxl")
     parents = [Checkpoint.open(hollow(folder / f"{letter}.safetensors", "sdxl")) for letter in "ab"]
-    suite = SuiteSettings(prompts=(SuitePrompt(prompt="a cat"),) * 1, seeds=tuple(range(8)), sizes=((1024, 1024),))
-    return estimate_memory(Ingredients(Parents.of(parents)), suite, CARD, live_dtypes(CARD, torch.float16))
+    return estimate_memory(Ingredients(Parents.of(parents)), SUITE, CARD, live_dtypes(CARD, torch.float16))
 
 
 @pytest.mark.parametrize(
@@ -68,9 +48,13 @@ def test_room_is_made_step_by_step(sdxl: MemoryEstimate, card: int, expected: Re
 
 
 def test_sdxl_is_accepted_on_eight_gigabytes_and_refused_with_the_figures_on_six(sdxl: MemoryEstimate) -> None:
-    require_memory(sdxl, CARD, host_free=64 * GB, free_on_device=8 * GB - CONTEXT)
+    def required(card: int) -> None:
+        free = FreeMemory(host=64 * GB, device=card * GB - CONTEXT)
+        require_memory(lambda *_: sdxl, SUITE, RenderSettings(), CARD, free)
+
+    required(8)
     with pytest.raises(NoMemoryError, match=r"about 6\.\d\d GB needed .* 5\.50 GB free"):
-        require_memory(sdxl, CARD, host_free=64 * GB, free_on_device=6 * GB - CONTEXT)
+        required(6)
 
 
 def test_the_largest_turn_is_the_unets(sdxl: MemoryEstimate) -> None:

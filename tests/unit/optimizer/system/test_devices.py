@@ -11,7 +11,7 @@ from merge_cases import Case
 
 from optimizer.errors import RenderError
 from optimizer.rendering.models import live_dtypes
-from optimizer.runtime.device_choice import choose_device, component_dtypes
+from optimizer.runtime.device_choice import choose_device, component_dtypes, render_dtype
 from optimizer.system.devices import fault_of, usual_device
 from studies.recipe.recipe import DtypeName
 from studies.spec.rendering import RenderSettings
@@ -113,3 +113,19 @@ class TestDtype:
         case = Case(dtypes=((torch.bfloat16,), (torch.bfloat16,)))
         found = component_dtypes(case.open(tmp_path), RenderSettings(dtype="fp32"), torch.device("cuda"), None)
         assert set(found.values()) == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "reason"),
+    [
+        ("cpu", "auto", "fp32 on cpu"),
+        ("cpu", "fp32", "fp32 on cpu"),
+        ("cuda", "bf16", "bf16 on cuda"),
+        ("mps", "auto", "fp16 on mps"),
+    ],
+)
+def test_sums_in_fp16_are_refused_where_nothing_is_summed_so(device: str, dtype: str, reason: str) -> None:
+    settings = RenderSettings.model_validate({"dtype": dtype, "fp16_accumulation": True})
+    with pytest.raises(RenderError, match=f"this one is rendered in {reason}: leave it out"):
+        render_dtype(settings, torch.device(device))
+    assert render_dtype(settings.model_copy(update={"dtype": "fp16"}), torch.device("cuda")) == torch.float16

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from trials import trial
 
 from optimizer.errors import WeightsError
-from optimizer.trial.front import chosen_trial, front_of, hypervolume, knee, parse_weights
+from optimizer.trial.best import best_of
+from optimizer.trial.front import front_of, hypervolume, knee, parse_weights
 from optimizer.trial.objective import SINGLE, Objective, Term
 
 TWO = Objective(names=("up", "down"), directions=("maximize", "minimize"), terms=())
@@ -81,9 +82,9 @@ class TestChoice:
 
     def test_best_is_the_knee_unless_weights_are_given(self) -> None:
         def chosen(weights: dict[str, float] | None) -> int:
-            row = chosen_trial(self.ROWS, TWO, weights)
-            assert row is not None
-            return row.number
+            best = best_of(self.ROWS, None, TWO, weights)
+            assert best is not None
+            return best.trial.number
 
         assert chosen(None) == 3
         assert chosen({"up": 1.0}) == 2
@@ -95,12 +96,12 @@ class TestChoice:
         assert front is not None
         assert (front.reference, front.volume, front.share) == (None, None, None)
         assert front_of([], TWO) is None
-        assert chosen_trial([], TWO) is None
+        assert best_of([], None, TWO) is None
 
     def test_a_single_objective_has_its_best_trial(self) -> None:
-        row = chosen_trial([trial(0, objective=1.0), trial(1, objective=2.0)], ONE)
-        assert row is not None
-        assert row.number == 1
+        best = best_of([trial(0, objective=1.0), trial(1, objective=2.0)], None, ONE)
+        assert best is not None
+        assert best.trial.number == 1
 
     @pytest.mark.parametrize(
         ("weights", "said"),
@@ -113,11 +114,11 @@ class TestChoice:
     )
     def test_weights_that_say_nothing_are_refused(self, weights: dict[str, float], said: str) -> None:
         with pytest.raises(WeightsError, match=said):
-            chosen_trial(self.ROWS, TWO, weights)
+            best_of(self.ROWS, None, TWO, weights)
 
     def test_weights_for_a_single_objective_are_refused(self) -> None:
         with pytest.raises(WeightsError, match="single"):
-            chosen_trial([trial(0, objective=1.0)], ONE, {SINGLE: 1.0})
+            best_of([trial(0, objective=1.0)], None, ONE, {SINGLE: 1.0})
 
 
 def test_weights_are_parsed_and_nonsense_is_refused() -> None:

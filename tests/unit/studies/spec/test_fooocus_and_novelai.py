@@ -15,8 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from optimizer.rendering.prompts.attention import weighted_pieces
 from studies.spec.published.files import read_published
+from studies.spec.published.fooocus import parse_fooocus
 from studies.spec.published.novelai import parse_novelai, with_weights
-from studies.spec.published.others import parse_fooocus
 from studies.spec.published.settings import PublishedError, PublishedSettings, checked
 
 # What Fooocus' modules/meta_parser.py writes: keys in order, texts as it embedded them one by one.

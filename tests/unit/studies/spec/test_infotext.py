@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies.errors import SpecError
+from studies.spec.hires import UPSCALERS, HiresSettings
 from studies.spec.published.infotext import ModelNames, parse_infotext, write_infotext
-from studies.spec.published.items import one_suite, prompt_settings, suite_section
 from studies.spec.published.settings import SUITE_WIDE, PublishedError, PublishedSettings, checked
+from studies.spec.published.suites import one_suite, prompt_settings, suite_section
 from studies.spec.samplers import SAMPLERS, SCHEDULES
 from studies.spec.suite import SizeConditioning, SuiteSettings
 from studies.system.documents import parse_yaml
@@ -32,6 +33,18 @@ def read(text: str) -> PublishedSettings:
     return checked(parse_infotext(text))
 
 
+LATENT = "Hires upscale: 2, Hires upscaler: Latent"
+HIRES = st.one_of(
+    st.just(False),
+    st.fixed_dictionaries(
+        {
+            "scale": st.sampled_from([1, 2]),
+            "denoise": st.floats(1e-3, 1),
+            "steps": st.none() | st.integers(1, 1000),
+            "upscaler": st.sampled_from(UPSCALERS),
+        }
+    ),
+)
 LAYERS = st.sampled_from(["mid", "up_blocks.1", "down_blocks.2.attentions.0"])
 
 
@@ -48,6 +61,7 @@ def suites(draw: st.DrawFn) -> SuiteSettings:
             "steps": draw(st.integers(1, 1000)),
             "cfg": draw(st.floats(0, 100)),
             "cfg_rescale": draw(st.floats(0, 1)),
+            "hires": draw(HIRES) if max(size) <= 32 else False,
             "pag": {"scale": draw(st.floats(0, 100)), "layers": draw(st.sets(LAYERS, min_size=1))},
             "sampler": draw(st.sampled_from(SAMPLERS)),
             "schedule": draw(st.sampled_from(SCHEDULES)),
@@ -281,6 +295,68 @@ def test_the_first_pass_of_the_first_hires_fix_is_rendered(size: str, first: str
     found = read(f"a lion\n{line}, Denoising strength: 0.7, First pass size: {first}")
     assert (found.width, found.height) == rendered
     assert found.notes == ("not repeated: hires fix (the first pass alone is rendered)",)
+
+
+class TestSecondPasses:
+    @pytest.mark.parametrize(
+        ("more", "expected"),
+        [
+            ("Hires upscale: 2, Hires upscaler: Latent", HiresSettings(denoise=0.45)),
+            ("Hires upscale: 1.5, Hires steps: 12, Hires upscaler: Lanczos",
+             HiresSettings(scale=1.5, steps=12, denoise=0.45, upscaler="lanczos")),
+            ("Hires resize: 1024x1024, Hires steps: 0, Hires upscaler: Latent (nearest-exact)",
+             HiresSettings(denoise=0.45, upscaler="latent_nearest_exact")),
+            ("Hires resize: 0x768, Hires upscaler: None", HiresSettings(scale=1.5, denoise=0.45, upscaler="lanczos")),
+            (f"{LATENT}, Hires CFG Scale: 7, Hires sampler: Euler a", HiresSettings(denoise=0.45)),
+            (f"{LATENT}, Hires schedule type: Use same scheduler, Hires Module 1: Use same choices",
+             HiresSettings(denoise=0.45)),
+        ],
+    )  # fmt: skip
+    def test_are_read(self, more: str, expected: HiresSettings) -> None:
+        found = read(f"a lion\n{LINE}, Denoising strength: 0.45, {more}")
+        assert (found.hires, found.notes) == (expected, ())
+
+    def test_a_scale_that_cannot_be_rendered_is_told(self) -> None:
+        found = read(f"a lion\n{LINE}, Denoising strength: 0.5, Hires upscale: 1.8, Hires upscaler: Latent")
+        assert found.hires == HiresSettings(scale=1.75, denoise=0.5)
+        assert found.notes == ("hires fix at scale 1.8 is rendered at 1.75: sizes are multiples of 32",)
+
+    @pytest.mark.parametrize(
+        ("more", "told"),
+        [
+            ("Hires upscale: 2, Hires upscaler: R-ESRGAN 4x+", "whose upscaler cannot be had ('R-ESRGAN 4x+' is no"),
+            ("Hires upscale: 2, Hires upscaler: 4x_foolhardy_Remacri", "ESRGAN, are not read"),
+            ("Hires resize: 768x1024, Hires upscaler: Latent", "to 768x1024, which is no scale of its size"),
+            ("Hires upscale: 8.5, Hires upscaler: Latent", "not repeated: hires fix"),
+            ("Hires upscale: lots, Hires upscaler: Latent", "to lots, which is no scale"),
+            ("Hires upscale: 2, Hires steps: many, Hires upscaler: Latent", "whose steps cannot be had"),
+        ],
+    )
+    def test_what_cannot_be_had_is_told_and_the_first_pass_rendered(self, more: str, told: str) -> None:
+        found = read(f"a lion\n{LINE}, Denoising strength: 0.45, {more}")
+        assert found.hires is None
+        (note,) = found.notes
+        assert told in note
+        assert note.endswith("the first pass alone is rendered")
+
+    def test_without_a_strength_there_is_none(self) -> None:
+        found = read(f"a lion\n{LINE}, Hires upscale: 2, Hires upscaler: Latent")
+        assert found.hires is None
+        assert "whose denoise cannot be had" in found.notes[0]
+
+    @pytest.mark.parametrize(
+        ("more", "told"),
+        [
+            ("Hires prompt: other", "the second pass's own prompt"),
+            ("Hires CFG Scale: 3", "the second pass's own CFG"),
+            ("Hires checkpoint: x.safetensors [123]", "the second pass's own checkpoint"),
+            ("Hires wonder: 1", "the second pass's own settings"),
+        ],
+    )
+    def test_settings_of_its_own_are_told(self, more: str, told: str) -> None:
+        found = read(f"a lion\n{LINE}, Denoising strength: 0.4, Hires upscale: 2, Hires upscaler: Latent, {more}")
+        assert found.hires == HiresSettings(denoise=0.4)
+        assert found.notes == (f"not repeated: {told}",)
 
 
 @pytest.mark.parametrize("more", ["Denoising strength: 0.7", "Denoising strength: 0.7, Mask blur: 4"])

@@ -9,7 +9,7 @@ import pytest
 
 from studies.errors import SpecError
 from studies.spec.published.files import read_published
-from studies.spec.published.items import prompt_settings, with_pictures
+from studies.spec.published.suites import prompt_settings, with_pictures
 from studies.spec.study import ReadSpec, StudySpec, load_spec_and_notes
 from studies.spec.suite import SizeConditioning
 
@@ -97,9 +97,9 @@ def test_a_picture_has_no_say_in_what_plays_no_part_in_it(tmp_path: Path) -> Non
 
 
 def test_notes_of_a_picture_are_told_once(tmp_path: Path) -> None:
-    name = infotext(tmp_path / "1.txt", ", Hires upscale: 2, Refiner: x")
+    name = infotext(tmp_path / "1.txt", ", Hires prompt: y, Refiner: x")
     found = read(tmp_path, f"{{prompts: [{{image: {name}}}, {{image: {name}, seeds: [5]}}]}}")
-    assert found.notes == ("1.txt: not repeated: hires fix (the first pass alone is rendered), the refiner",)
+    assert found.notes == ("1.txt: not repeated: the second pass's own prompt, the refiner",)
 
 
 def test_sizes_that_are_told_to_sdxl_are_those_of_the_pictures(tmp_path: Path) -> None:

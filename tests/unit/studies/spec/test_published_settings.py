@@ -15,11 +15,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from studies.errors import SpecError
 from studies.files.png import encode_png
+from studies.spec.hires import HiresSettings
 from studies.spec.published.files import read_published
 from studies.spec.published.infotext import parse_infotext, write_infotext
-from studies.spec.published.items import one_suite, prompt_settings, suite_section
-from studies.spec.published.others import parse_invokeai
+from studies.spec.published.invokeai import parse_invokeai
 from studies.spec.published.settings import PublishedError, PublishedSettings, checked
+from studies.spec.published.suites import one_suite, prompt_settings, suite_section
 from studies.spec.study import StudySpec, parse_spec
 from studies.spec.suite import SuiteSettings
 from studies.system.documents import parse_yaml
@@ -84,8 +85,9 @@ def require_a1111(found: PublishedSettings) -> None:
     assert (found.seed, found.width, found.height, found.steps, found.cfg) == (3519844861, 512, 768, 26, 6.5)
     assert (found.sampler, found.schedule, found.clip_skip, found.ensd) == ("dpmpp_2m_sde", "karras", 2, 31337)
     assert found.syntax == "a1111"
+    assert found.hires == HiresSettings(scale=2, denoise=0.4, upscaler="latent")
     said = "; ".join(found.notes)
-    assert "hires fix" in said
+    assert "hires fix" not in said
     assert "ADetailer" in said
     assert "its prompt names LoRAs: detail (their folder is `lora_folder`" in said
     assert "graphics card" not in said

@@ -12,8 +12,8 @@ from search_spaces.blocks import Architecture, places
 from studies.files.artifacts import Artifacts, Render, render_file
 from studies.recipe.recipe import BakedVae, Operation, Parent, Recipe, Step, canonical_values
 from studies.spec.published.files import read_published
-from studies.spec.published.items import prompt_settings
 from studies.spec.published.render_texts import RECIPE, merge_name, model_names, render_texts
+from studies.spec.published.suites import prompt_settings
 from studies.spec.suite import SuiteSettings
 
 SUITE = SuiteSettings.model_validate(

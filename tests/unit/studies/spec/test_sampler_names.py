@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from studies.errors import StudyChangedError
 from studies.spec.former import as_now, former_scheduler, refuse_other_renders
-from studies.spec.samplers import PROGRAMS, SAMPLERS, SCHEDULES, read_sampler, read_schedule, usual_schedule
+from studies.spec.sampler_names import read_sampler, read_schedule
+from studies.spec.samplers import PROGRAMS, SAMPLERS, SCHEDULES, usual_schedule
 from studies.spec.study import StudySpec, parse_spec
 from studies.spec.suite import SuiteSettings
 

@@ -25,7 +25,7 @@ from studies.recipe.blueprint import slots_of
 from studies.spec.fingerprints import refuse_changed_spec
 from studies.spec.samplers import SAMPLERS, SCHEDULES
 from studies.spec.search import BudgetSettings, RacingSettings, SamplerName
-from studies.spec.study import StudySpec, load_spec, parse_spec
+from studies.spec.study import StudySpec, load_spec, load_spec_and_notes, parse_spec
 from studies.spec.suite import SCORING, SuitePrompt, SuiteSettings
 from studies.system.texts import cut_texts
 
@@ -71,7 +71,9 @@ objective:
 probes: {uniform: [0.5], profiles: 2}
 sampler: {name: tpe, seed: 4, options: {n_startup_trials: 5}}
 budget: {trials: 30}
-render: {device: cpu, dtype: fp32, batch_size: 4, cuda_graphs: false, keep: all, degenerate_limit: 1}
+render:
+  {device: cpu, dtype: fp32, batch_size: 4, fp16_accumulation: true, vae_tiling: true, cuda_graphs: false, keep: all,
+   degenerate_limit: 1}
 export: {dtype: fp16}
 final: {top: 3, prompts: [a fox], seeds: [8]}
 """
@@ -137,6 +139,8 @@ def test_every_setting_of_a_full_spec_arrives() -> None:
         "device": "cpu",
         "dtype": "fp32",
         "batch_size": 4,
+        "fp16_accumulation": True,
+        "vae_tiling": True,
         "cuda_graphs": False,
         "keep": "all",
         "degenerate_limit": 1,
@@ -172,6 +176,22 @@ def test_the_suite_is_prompts_by_seeds_by_sizes_in_that_order() -> None:
         ("a cat", "ugly", 2, 768, 512),
         ("a dog", "blurry", 7, 512, 768),
     ]
+
+
+def test_a_prompt_alone_is_a_list_of_one() -> None:
+    alone = parse_data(plain(suite={"prompts": "a cat, 4k: sharp"}, final={"top": 3, "prompts": "a fox"}))
+    listed = parse_data(plain(suite={"prompts": ["a cat, 4k: sharp"]}, final={"top": 3, "prompts": ["a fox"]}))
+    assert alone == listed
+    assert [prompt.prompt for prompt in alone.suite.prompts] == ["a cat, 4k: sharp"]
+
+
+def test_a_prompt_alone_is_expanded_and_told_of_as_one_of_a_list(tmp_path: Path) -> None:
+    suite = {"prompts": "a {red|blue} cat", "dynamic": {"count": 2}}
+    spec = parse_spec(yaml.safe_dump(plain(suite=suite)), base_dir=tmp_path)
+    assert {prompt.prompt for prompt in spec.suite.prompts} == {"a red cat", "a blue cat"}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(plain(suite={"prompts": "a __colour__ cat"})))
+    (note,) = load_spec_and_notes(tmp_path / "spec.yaml").notes
+    assert note.startswith("suite.prompts.0: __colour__ is read as words")
 
 
 def test_an_empty_negative_prompt_of_a_row_replaces_the_suites_own() -> None:
@@ -312,7 +332,8 @@ WRONG = [
     ("suite", {"prompts": ["a cat"], "sizes": []}, ["suite is empty"]),
     ("suite", {"prompts": [{"prompt": "a cat", "seeds": []}]}, ["suite is empty"]),
     ("suite", {}, ["`suite.prompts` is missing"]),
-    ("suite", {"prompts": "a cat"}, ["`suite.prompts`", "list", "'a cat'"]),
+    ("suite", {"prompts": ""}, ["`suite.prompts.0.prompt`"]),
+    ("suite", {"prompts": 7}, ["`suite.prompts`", "list", "7"]),
     ("suite", {"prompts": [""]}, ["`suite.prompts.0.prompt`"]),
     ("suite", {"prompts": [None]}, ["`suite.prompts.0`"]),
     ("suite", {"prompts": ["a cat", "a cat"]}, ["same render twice"]),
@@ -655,6 +676,8 @@ def spec_data(draw: st.DrawFn) -> dict[str, Any]:
                 "device": words,
                 "dtype": st.sampled_from(["auto", "fp16", "bf16", "fp32"]),
                 "batch_size": st.none() | st.integers(1, 64),
+                "fp16_accumulation": st.booleans(),
+                "vae_tiling": st.booleans(),
                 "cuda_graphs": st.booleans(),
                 "keep": st.sampled_from(["best", "all", "none"]),
                 "degenerate_limit": st.integers(0, 9),
@@ -746,6 +769,7 @@ CHANGES = {
     "cfg": 5.6,
     "cfg_rescale": 0.7,
     "pag": {"scale": 3},
+    "hires": {"scale": 1.5},
     "sampler": "heun",
     "schedule": "simple",
     "noise": "comfyui",
@@ -768,6 +792,7 @@ ROW_CHANGES = {
     "cfg": 3.0,
     "cfg_rescale": 0.5,
     "pag": 2.5,
+    "hires": 1.25,
     "sampler": "lms",
     "schedule": "beta",
     "clip_skip": 4,

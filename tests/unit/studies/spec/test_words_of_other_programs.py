@@ -47,7 +47,9 @@ class TestKeys:
             ("batch_size", "write several `seeds`"),
             ("n_iter", "write several `seeds`"),
             ("lora", "LoRAs on top of every render stand under `loras` of the suite"),
-            ("denoising_strength", "there is no such step here"),
+            ("denoising_strength", "it is `denoise` of `hires: "),
+            ("enable_hr", "did you mean `hires`?"),
+            ("refiner", "there is no such step here"),
         ],
     )
     def test_a_key_of_another_program_is_told_as_ours(self, key: str, advice: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
+from weakref import finalize
 
 import numpy as np
 import pytest
@@ -13,10 +15,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimizer.merging.engine import philox
 from optimizer.merging.engine.flat import _draws
-from optimizer.merging.engine.philox import BITS, CPU_PIECE, CPU_SHARE, PER_BLOCK, SENT, Key, uniform
+from optimizer.merging.engine.philox import (
+    BITS,
+    CPU_PIECE,
+    CPU_SHARE,
+    GPU_CHUNK,
+    PER_BLOCK,
+    SENT,
+    TEMPORARY_BYTES,
+    Key,
+    uniform,
+)
 from studies.recipe.recipe import Operation
 
 CPU = torch.device("cpu")
@@ -193,3 +206,30 @@ def test_a_generator_that_is_not_uniform_or_not_independent_is_found(fault: str)
     shows_in, spoilt = FAULTS[fault]
     one, other = spoilt(uniform((1, 2), MANY, CPU), uniform((3, 4), MANY, CPU))
     assert chances(one.float(), other.float())[shows_in] < RARE
+
+
+class HeldBytes(TorchDispatchMode):
+    """The most bytes that tensors made under this mode held at once."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak, self._held = 0, dict[int, int]()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() and storage.data_ptr() not in self._held:
+                self._held[storage.data_ptr()] = storage.nbytes()
+                finalize(storage, self._held.pop, storage.data_ptr())
+        self.peak = max(self.peak, sum(self._held.values()))
+        return made
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_the_temporaries_of_a_draw_are_what_is_set_aside_for_them(chunks: int) -> None:
+    with HeldBytes() as held:
+        made = philox._from_torch((1, 2), chunks * GPU_CHUNK * PER_BLOCK, torch.device("cpu"))
+    assert 0.98 * TEMPORARY_BYTES <= held.peak - made.nbytes <= 1.001 * TEMPORARY_BYTES  # the key's constants are apart

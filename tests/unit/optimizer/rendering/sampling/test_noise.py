@@ -22,7 +22,7 @@ LEVELS = (14.614641189575195, 5.5, 1.2000000476837158, 0.029167160391807556, 0.0
 
 def noise_of(seeds: list[int], **changes: Any) -> BatchNoise:
     suite = SuiteSettings.model_validate({"prompts": ["a"], "seeds": seeds, "sizes": [[128, 64]]} | changes)
-    return BatchNoise(suite.items(), suite, 4, CPU)
+    return BatchNoise(suite.items(), suite, suite.sizes[0], 4, CPU)
 
 
 def drawn(seed: int, times: int) -> list[Tensor]:
@@ -98,7 +98,7 @@ def test_increments_are_computed_once_as_far_as_their_memory_reaches() -> None:
 def test_the_memory_of_increments_is_foreseen(sampler: Any, draws: int) -> None:
     settings = {"prompts": ["a"], "seeds": [1, 2], "sizes": [[128, 64]], "sampler": sampler, "steps": 7}
     suite = SuiteSettings.model_validate(settings)
-    known, noise = Increments(), BatchNoise(suite.items(), suite, 4, CPU)
+    known, noise = Increments(), BatchNoise(suite.items(), suite, suite.sizes[0], 4, CPU)
     later, levels = noise.later(sampler, LEVELS, known), torch.linspace(14.0, 0.5, 7 * draws + 1).tolist()
     for high, low in pairwise(levels):
         later(high, low)

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from optimizer.rendering.prediction import EPSILON
 from optimizer.rendering.sampling.levels import Levels
-from optimizer.rendering.sampling.sample import sampling_levels
-from optimizer.rendering.sampling.samplers import SAMPLERS
-from optimizer.rendering.sampling.schedules import sigmas_of
+from optimizer.rendering.sampling.methods import METHODS, sampling_levels, sigmas_of
 from search_spaces.blocks import Architecture
 from studies.spec.presets import PRESETS
 from studies.spec.suite import SuiteSettings
@@ -71,6 +69,6 @@ def test_steps_of_hyper_are_those_of_ddim(steps: int) -> None:
     def denoise(x: Tensor, sigma: float) -> Tensor:
         return levels.denoised(x, noise_of(levels.scaled(x, sigma), levels.time(sigma)), sigma)
 
-    sampler = SAMPLERS[PRESETS[f"hyper-{steps}"].sampler]  # type: ignore[index]
+    sampler = METHODS[PRESETS[f"hyper-{steps}"].sampler].sample  # type: ignore[index]
     found = sampler(denoise, begin * (sigmas[0] ** 2 + 1) ** 0.5, sigmas, lambda *_: torch.zeros(()))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -18,11 +18,10 @@ from torch import Tensor
 from optimizer.rendering.models import LiveModels, build_models
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions, PromptEncoder
-from optimizer.rendering.sampling.flow import FLOW_SAMPLERS, FLOW_SCHEDULES
-from optimizer.rendering.sampling.sample import sample, sampling_levels
-from optimizer.rendering.sampling.schedules import sigmas_of
+from optimizer.rendering.sampling.methods import sampling_levels, sigmas_of
+from optimizer.rendering.sampling.sample import sample
 from search_spaces.blocks import Architecture
-from studies.spec.samplers import A1111_FORMS, COMFYUI_FORMS, SAMPLERS, SamplerName
+from studies.spec.samplers import A1111_FORMS, COMFYUI_FORMS, FLOW_SAMPLERS, FLOW_SCHEDULES, SAMPLERS, SamplerName
 from studies.spec.suite import SuiteSettings
 
 CFG, SEED = 7.0, 11

@@ -1,37 +1,46 @@
-"""Every sampler and schedule stands in all places that a name needs."""
+"""Every sampler and schedule stands in all places that a name needs, and in no others."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
-from optimizer.rendering.sampling import samplers, schedules
-from optimizer.rendering.sampling.noise import BROWNIAN
+from optimizer.rendering.sampling import schedules
+from optimizer.rendering.sampling.methods import METHODS
+from studies.spec.sampler_names import read_sampler, read_schedule
 from studies.spec.samplers import (
     A1111_FORMS,
     COMFYUI_FORMS,
-    NOT_OFFERED,
-    OWN_SCHEDULES,
+    FLOW_SAMPLERS,
+    FLOW_SCHEDULES,
+    SAMPLER_INFOS,
     SAMPLERS,
+    SCHEDULE_INFOS,
     SCHEDULES,
-    SCHEDULES_NOT_OFFERED,
-    TWO_CALLS,
-    USUAL_SCHEDULES,
     SamplerName,
-    Sampling,
-    read_sampler,
-    read_schedule,
-    usual_schedule,
+    ScheduleName,
 )
 
-REFERENCE = (Path(__file__).parents[5] / "docs" / "reference" / "spec.md").read_text()
+ROOT = Path(__file__).parents[5]
+REFERENCE = (ROOT / "docs" / "reference" / "spec.md").read_text()
 SECTION = REFERENCE.partition("### Samplers")[2].partition("\n## ")[0]
-FORMS = {*A1111_FORMS.values(), *COMFYUI_FORMS.values()}
-PLAIN = [name for name in SAMPLERS if name not in FORMS]
+PLAIN = [name for name, info in SAMPLER_INFOS.items() if info.form_of is None]
+CLOSE_SAMPLERS = [(each, name) for name, info in SAMPLER_INFOS.items() for each in info.closest_to]
+CLOSE_SCHEDULES = [(each, name) for name, info in SCHEDULE_INFOS.items() for each in info.closest_to]
+TABLES = {"studies/spec/samplers.py", "optimizer/rendering/sampling/methods.py"}
+# Modules that name samplers for a reason of their own, which another sampler does not touch.
+OTHERS = {
+    "studies/spec/former.py",  # what a key of former specs meant
+    "studies/spec/presets.py",  # what model cards say
+    "studies/spec/suite.py",  # the default
+    # What names mean in other programs, or in the absence of one.
+    "studies/spec/published/invokeai.py",
+    "studies/spec/published/novelai.py",
+    "studies/spec/published/swarmui.py",
+}
 
 
 def rows(name: str) -> list[list[str]]:
@@ -40,43 +49,59 @@ def rows(name: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.split("|")] for row in found]
 
 
-def test_every_sampler_has_a_function_and_every_schedule_its_levels() -> None:
-    assert set(samplers.SAMPLERS) == set(SAMPLERS)
+def names_of_flows(key: str) -> list[str]:
+    """Return the names in the reference's row of what is defined for a flow."""
+    table = REFERENCE.partition("| | defined for a flow |")[2].partition("\n\n")[0]
+    (cell,) = re.findall(rf"^\| `{key}` \|(.*)\|$", table, re.MULTILINE)
+    return re.findall(r"`(\w+)`", cell)
+
+
+def test_every_sampler_has_a_record_and_a_method() -> None:
+    assert set(SAMPLER_INFOS) == set(METHODS) == set(SAMPLERS)
+
+
+def test_every_schedule_has_a_record_and_levels() -> None:
+    assert set(SCHEDULE_INFOS) == set(SCHEDULES)
     assert {*schedules.SCHEDULES, "align_your_steps"} == set(SCHEDULES)
     assert set(schedules.A1111_SCHEDULES) == set(schedules.SCHEDULES)
 
 
-def test_what_is_said_of_samplers_is_said_of_ones_that_there_are() -> None:
-    said = {*FORMS, *A1111_FORMS, *COMFYUI_FORMS, *OWN_SCHEDULES, *USUAL_SCHEDULES, *TWO_CALLS, *BROWNIAN}
-    assert said <= set(SAMPLERS)
-    assert set().union(*schedules._PASS_OVER.values()) <= set(SAMPLERS)
+def test_what_is_known_of_a_sampler_stands_in_two_tables() -> None:
+    naming = set()
+    for package in ("studies", "optimizer"):
+        for path in (ROOT / package).rglob("*.py"):
+            constants = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            if constants & set(SAMPLERS):
+                naming.add(path.relative_to(ROOT).as_posix())
+    assert naming == TABLES | OTHERS
+
+
+def test_a_form_of_a_program_has_its_counterpart_in_the_other() -> None:
     assert set(A1111_FORMS) == set(COMFYUI_FORMS)
+    for name, info in SAMPLER_INFOS.items():
+        assert (info.form_of is None) == (info.program is None), name
 
 
 def test_samplers_of_stochastic_equations_take_brownian_noise() -> None:
-    assert {name for name in SAMPLERS if "sde" in name.split("_")} == BROWNIAN
+    for name, info in SAMPLER_INFOS.items():
+        assert info.is_brownian == ("sde" in name.split("_")), name
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_sampler_calls_the_unet_as_often_as_is_said(name: SamplerName) -> None:
-    calls = 0
+def test_only_samplers_that_are_defined_for_a_flow_say_how_they_sample_one() -> None:
+    assert {name for name, method in METHODS.items() if method.sample_flow is not None} <= set(FLOW_SAMPLERS)
 
-    def denoise(x: Tensor, sigma: float) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return x / (1 + sigma**2)
 
-    levels = (14.6, 6.0, 2.0, 0.5, 0.0)
-    samplers.SAMPLERS[name](denoise, torch.ones(1, 4, 8, 8), levels, lambda _from, _to: torch.zeros(1, 4, 8, 8))
-    assert calls == Sampling(sampler=name, schedule="normal", steps=len(levels) - 1, cfg=1).calls
+# ------------------------------------------------------------------------------------------ the reference
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_the_reference_has_a_sampler_with_its_usual_schedule_and_a1111s_name(name: SamplerName) -> None:
-    a1111, schedule = rows(name)[0]
-    assert schedule.startswith(f"`{usual_schedule(name)}`")
-    if a1111:
-        assert read_sampler(a1111) == (name, None)
+def test_the_reference_has_a_sampler_with_a1111s_name_and_its_usual_schedule(name: SamplerName) -> None:
+    info = SAMPLER_INFOS[name]
+    schedule, in_a1111 = info.usual, SAMPLER_INFOS[A1111_FORMS.get(name, name)].usual
+    usual = f"`{schedule}`" if schedule == in_a1111 else f"`{schedule}`; in A1111 `{in_a1111}`"
+    assert rows(name)[0] == [info.a1111, usual]
+    if info.a1111:
+        assert read_sampler(info.a1111) == (name, None)
 
 
 @pytest.mark.parametrize("name", A1111_FORMS)
@@ -90,20 +115,25 @@ def test_the_reference_has_a_schedule(name: str) -> None:
     assert rows(name)
 
 
+def test_the_reference_says_what_is_defined_for_a_flow() -> None:
+    refused = names_of_flows("sampler")
+    assert set(refused) - {*A1111_FORMS, "a1111"} == set(SAMPLERS) - set(FLOW_SAMPLERS)
+    assert set(names_of_flows("schedule")) == set(FLOW_SCHEDULES)
+
+
 def test_the_reference_has_what_is_not_offered_with_the_closest_one() -> None:
     listed = re.findall(r"^\| ([^`|]+) \| `(\w+)` \|$", SECTION, re.MULTILINE)
-    found = {name.casefold().replace("+", "p"): close for names, close in listed for name in names.split(", ")}
-    letters = {re.sub(r"[^a-z0-9]", "", name): close for name, close in found.items()}
-    assert letters == {**NOT_OFFERED, **SCHEDULES_NOT_OFFERED}
+    found = {(name, close) for names, close in listed for name in names.split(", ")}
+    assert found == {*CLOSE_SAMPLERS, *CLOSE_SCHEDULES}
 
 
-@pytest.mark.parametrize("name", NOT_OFFERED)
-def test_a_sampler_that_is_not_offered_is_none_that_is(name: str) -> None:
-    with pytest.raises(ValueError, match=f"is not supported: {NOT_OFFERED[name]} comes closest"):
+@pytest.mark.parametrize(("name", "close"), CLOSE_SAMPLERS)
+def test_a_sampler_that_is_not_offered_is_none_that_is(name: str, close: SamplerName) -> None:
+    with pytest.raises(ValueError, match=f"is not supported: {close} comes closest"):
         read_sampler(name)
 
 
-@pytest.mark.parametrize("name", SCHEDULES_NOT_OFFERED)
-def test_a_schedule_that_is_not_offered_is_none_that_is(name: str) -> None:
-    with pytest.raises(ValueError, match=f"is not supported: {SCHEDULES_NOT_OFFERED[name]} comes closest"):
+@pytest.mark.parametrize(("name", "close"), CLOSE_SCHEDULES)
+def test_a_schedule_that_is_not_offered_is_none_that_is(name: str, close: ScheduleName) -> None:
+    with pytest.raises(ValueError, match=f"is not supported: {close} comes closest"):
         read_schedule(name)

@@ -11,10 +11,12 @@ from reference_sampling import LOOPS
 from stochastic_samplers import STOCHASTIC
 from torch import Tensor
 
+from optimizer.rendering.sampling.methods import METHODS
 from optimizer.rendering.sampling.noise import Noise
-from optimizer.rendering.sampling.samplers import SAMPLERS, Denoise
+from optimizer.rendering.sampling.samplers import Denoise
 from studies.spec.samplers import SamplerName
 
+SAMPLERS = {name: method.sample for name, method in METHODS.items()}
 MEAN, DEVIATION = 0.7, 0.5
 LEVELS = (14.6, 9.1, 5.5, 3.2, 1.7, 0.9, 0.45, 0.2, 0.08, 0.03, 0.0)
 DETERMINISTIC = tuple(name for name in SAMPLERS if name not in STOCHASTIC)

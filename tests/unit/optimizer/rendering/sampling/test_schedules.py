@@ -12,7 +12,7 @@ from scipy.special import betaincinv
 
 from optimizer.rendering.prediction import EPSILON, EdmRange, Prediction
 from optimizer.rendering.sampling.levels import LCM_STRIDE, levels_of
-from optimizer.rendering.sampling.schedules import sigmas_of
+from optimizer.rendering.sampling.methods import sigmas_of
 from search_spaces.blocks import Architecture
 from studies.spec.samplers import SCHEDULES, ProgramName, SamplerName, Sampling, ScheduleName
 

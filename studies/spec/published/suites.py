@@ -142,6 +142,7 @@ def prompt_settings(settings: PublishedSettings) -> dict[str, Any]:
         "clip_skip": settings.clip_skip,
         **({} if settings.cfg_rescale is None else {"cfg_rescale": settings.cfg_rescale}),
         **({} if settings.pag is None else {"pag": settings.pag.model_dump(mode="json")}),
+        **({} if settings.hires is None else {"hires": settings.hires.model_dump(mode="json", exclude_none=True)}),
     }
 
 

@@ -1,0 +1,119 @@
+"""A study's page in the dashboard: its note, its pictures, what its trials are called, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final as Constant
+from typing import get_args
+
+from basics.messages import counted
+from optimizer.cli.views.final import final_lines, finish_command
+from optimizer.cli.views.report import best_in_words, study_objective
+from optimizer.insight.interactive import save_figures
+from optimizer.observe.trial_notes import in_markdown
+from optimizer.search.stopping import own_trials, stored_end
+from optimizer.trial.best import Best, best_of, load_results
+from studies.files.artifacts import Artifacts, PictureKind, picture_attributes, picture_id, picture_name
+from studies.records.finals import Final, lacks_final
+from studies.records.optuna_studies import optuna_study
+from studies.records.optuna_tables import store_part_of_study_note, store_trial_names
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
+from studies.system.advice import advised
+
+BEST: Constant = "best"  # the user attribute of a study that names its best trial
+PICTURES: Constant[Mapping[PictureKind, str]] = {
+    "best": "parents and the best",
+    "final": "parents and the candidates in the final",
+}
+
+
+def describe_study(records: StudyRecords, artifacts: Artifacts) -> None:
+    """Bring a study's page up to date, for a dashboard that is open or will be opened.
+
+    Raises:
+        StudyMissingError: Optuna's part of the study was deleted.
+    """
+    objective = study_objective(records.study)
+    trials, final = load_results(records)
+    best = best_of(trials, final, objective)
+    in_optuna = optuna_study(records)
+    number, storage = in_optuna._study_id, records.database.storage  # noqa: SLF001 - as Optuna's own
+    store_trial_names(
+        records.database, number, {trial.number: trial.name for trial in trials if trial.state != "running"}
+    )
+    pictures = _pictures(records, artifacts)
+    known = storage.get_study_system_attrs(number)
+    for title, file in pictures.items():
+        for key, value in picture_attributes(file, title).items():
+            if known.get(key) != value:
+                storage.set_study_system_attr(number, key, value)
+    said = "" if best is None else best_in_words(best, objective)
+    if storage.get_study_user_attrs(number).get(BEST, "") != said:
+        storage.set_study_user_attr(number, BEST, said)
+    part = _note(records, trials, final, best, _shown(records, pictures, best, number))
+    store_part_of_study_note(records.database, number, part)
+    save_figures(records, objective)
+
+
+def _pictures(records: StudyRecords, artifacts: Artifacts) -> dict[str, str]:
+    """Map the titles of the study's pictures that are stored to their files."""
+    study = records.study
+    kinds: tuple[PictureKind, ...] = get_args(PictureKind)
+    return {
+        PICTURES.get(shows, shows): picture_name(study.name, study.key, shows)
+        for shows in kinds
+        if artifacts.has_picture(study.name, study.key, shows)
+    }
+
+
+def _shown(records: StudyRecords, pictures: Mapping[str, str], best: Best | None, number: int) -> Sequence[str]:
+    """Return the pictures of the note as Markdown: the study's own or, while it has none, the best trial's sheet.
+
+    Args:
+        number: Optuna's id of the study.
+    """
+    found = [f"![{title}](/artifacts/{number}/{picture_id(file)})" for title, file in pictures.items()]
+    if found or best is None or best.trial.contact_sheet is None:
+        return found
+    storage = records.database.storage
+    trial_id = storage.get_trial_id_from_study_id_trial_number(number, best.trial.number)
+    return [f"![{in_markdown(best.trial.name)}](/artifacts/{number}/{trial_id}/{best.trial.contact_sheet})"]
+
+
+def _note(
+    records: StudyRecords,
+    trials: Sequence[StoredTrial],
+    final: Final | None,
+    best: Best | None,
+    pictures: Sequence[str],
+) -> str:
+    """Write our part of a study's note as Markdown: the verdict, the pictures, and the next commands."""
+    study, objective = records.study, study_objective(records.study)
+    own = own_trials(trials)
+    done = sum(trial.state != "running" for trial in own)
+    parts = [f"{done} of {counted(study.spec.budget.trials, 'trial')} done"]
+    if best is not None:
+        name = "" if best.trial.origin.parent is not None else f", {in_markdown(best.trial.name)}"
+        parts.insert(0, f"**Best{name}: {in_markdown(best_in_words(best, objective))}**")
+    if final is not None:
+        lines = final_lines(records, final, objective)
+        outdated = ["this final is outdated: trials have finished since"] if final.is_outdated(trials) else []
+        parts.append("\n".join(f"- final: {in_markdown(line)}" for line in [*lines, *outdated]))
+    commands = "\n".join(_next_commands(records, trials, best))
+    parts += [f"Next:\n\n```console\n{commands}\n```", *pictures]
+    return "\n\n".join(parts)
+
+
+def _next_commands(records: StudyRecords, trials: Sequence[StoredTrial], best: Best | None) -> list[str]:
+    """Return what one may type next, the most useful first."""
+    name, url = records.study.name, records.database.url
+    ended = stored_end(records, trials) is not None
+    commands = [] if ended else [advised(f'study resume "{name}"', url)]
+    if ended and lacks_final(records, trials):
+        commands.append(finish_command(records))
+    commands.append(advised(f'study show "{name}"', url))
+    if best is not None and best.merge is not None:
+        options = "" if best.refusal is None else f" --trial {best.merge.number}"
+        commands.append(advised(f'export "{name}"', url, options))
+    return commands

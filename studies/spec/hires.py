@@ -1,0 +1,89 @@
+"""A second pass at a larger size as a suite names it: A1111's "hires fix"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from basics.settings import FrozenSettings
+from studies.spec.words import letters
+
+LatentUpscaler = Literal[
+    "latent",
+    "latent_antialiased",
+    "latent_bicubic",
+    "latent_bicubic_antialiased",
+    "latent_nearest",
+    "latent_nearest_exact",
+]
+PixelUpscaler = Literal["lanczos", "nearest"]
+UpscalerName = Literal[LatentUpscaler, PixelUpscaler]
+LATENT_UPSCALERS: Final[tuple[str, ...]] = get_args(LatentUpscaler)
+UPSCALERS: Final[tuple[str, ...]] = (*LATENT_UPSCALERS, *get_args(PixelUpscaler))
+MOST_SCALE: Final = 8.0
+
+
+def read_upscaler(value: Any) -> Any:
+    """Return the upscaler of a name in any spelling; "None" of A1111 enlarges by Lanczos.
+
+    Raises:
+        ValueError: it is none of ours; those of other programs are models of their own.
+    """
+    if not isinstance(value, str):
+        return value
+    known = {letters(name): name for name in UPSCALERS} | {"none": "lanczos"}
+    if letters(value) not in known:
+        msg = (
+            f"{value[:40]!r} is no upscaler of a suite: use one of {', '.join(UPSCALERS)}; upscalers that are models "
+            "of their own, such as ESRGAN, are not read"
+        )
+        raise ValueError(msg)
+    return known[letters(value)]
+
+
+class HiresSettings(FrozenSettings):
+    """How an image is enlarged and sampled again, from noise of a lower level; the defaults are A1111's."""
+
+    OTHER_WORDS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("upscale", "upscaleby", "hiresupscale", "factor", "hrscale"), "scale"),
+        **dict.fromkeys(("denoisingstrength", "strength"), "denoise"),
+        **dict.fromkeys(("hiressteps", "hrsecondpasssteps"), "steps"),
+        **dict.fromkeys(("hiresupscaler", "hrupscaler", "upscalemethod"), "upscaler"),
+        **dict.fromkeys(("size", "width", "height"), "write `scale`, by which both sides are multiplied"),
+        **dict.fromkeys(("sampler", "schedule", "cfg", "prompt"), "the second pass has those of the first"),
+    }
+    scale: float = Field(default=2.0, ge=1, le=MOST_SCALE)  # by which both sides are multiplied
+    steps: int | None = Field(default=None, ge=1, le=1000)  # of the second pass; None: as many as the first has
+    denoise: float = Field(default=0.7, ge=0, le=1)  # share of the noise levels that the second pass takes; 0: none
+    upscaler: Annotated[UpscalerName, BeforeValidator(read_upscaler)] = "latent"
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a second pass."""
+        return self.denoise > 0
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height of the second pass in pixels, from those of the first; cut, as A1111 cuts them."""
+        return int(width * self.scale), int(height * self.scale)
+
+
+NO_HIRES: Final = HiresSettings(scale=1, denoise=0)
+
+
+def _short_form(value: Any) -> Any:
+    """Return settings of a short form: false for none, true for the defaults, a number for the scale."""
+    if isinstance(value, bool):
+        return {} if value else NO_HIRES
+    return {"scale": value} if isinstance(value, (int, float)) else value
+
+
+def _with_noise(hires: HiresSettings) -> HiresSettings:
+    if not hires.is_on and hires != NO_HIRES:
+        msg = "`denoise: 0` would only enlarge the image: write a number above 0, or `hires: false` for no second pass"
+        raise ValueError(msg)
+    return hires
+
+
+Hires = Annotated[HiresSettings, BeforeValidator(_short_form), AfterValidator(_with_noise)]

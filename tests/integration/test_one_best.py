@@ -1,0 +1,275 @@
+"""*Best* is one trial: every place that names it is walked through, on the same stored studies."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Call, caller, enter
+from optuna_dashboard import get_note
+from stored_study import store_study
+
+from optimizer.cli.views.study_page import describe_study
+from optimizer.observe.dashboard import make_server
+from optimizer.trial.front import front_of
+from optimizer.trial.objective import SINGLE, Objective
+from studies.files.artifacts import Artifacts
+from studies.records.database import open_database
+from studies.records.finals import Final, Finalist, store_final
+from studies.records.optuna_studies import optuna_study
+from studies.records.origins import Origin
+from studies.records.stored_studies import open_study
+from studies.records.stored_trials import load_trials, store_gains
+from studies.records.study_records import StudyRecords
+from studies.records.values import Gain, StoredTrial
+
+TRIALS = 12
+CHOSEN = 5  # by the finals below; the best observed trial is another one
+ONE: Mapping[str, Any] = {"objective": {"sharpness": {"weight": 1}}}
+TWO: Mapping[str, Any] = {"objectives": ["sharpness", "contrast"]}
+HELD_OUT = {
+    "confirmed": Gain(value=0.4, low=0.2, high=0.6, parent="B"),
+    "unsure": Gain(value=0.1, low=-0.1, high=0.3, parent="B"),
+    "lost": Gain(value=-0.4, low=-0.6, high=-0.2, parent="B"),
+    "outdated": Gain(value=0.4, low=0.2, high=0.6, parent="B"),
+}
+STUDIES = ("none", *HELD_OUT, "front")
+
+
+def scores(params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+    """Sharpness is best at IN04 = 0.6, contrast at 0."""
+    sharpness, contrast = 1 - (params["IN04"] - 0.6) ** 2, 1 - params["IN04"]
+    return {
+        name: tuple(value + noise for noise in (0.0, 0.1, -0.1, 0.05))
+        for name, value in {"sharpness": sharpness, "contrast": contrast}.items()
+    }
+
+
+def objective_of(records: StudyRecords) -> Objective:
+    return Objective.of(records.study.spec, records.study.spec.infos)
+
+
+def best_observed(trials: Sequence[StoredTrial]) -> int:
+    return max(trials, key=lambda trial: trial.objectives[SINGLE]).number
+
+
+def fill_gains(records: StudyRecords) -> None:
+    """Store the gain of every trial over the better parent in each objective; its interval is 0.05 to both sides."""
+    trials, names = load_trials(records), objective_of(records).names
+    for trial in trials:
+        gains = {}
+        for name in names:
+            better = max(trials[:2], key=lambda parent: parent.objectives[name])
+            value = trial.objectives[name] - better.objectives[name]
+            gains[name] = Gain(value=value, low=value - 0.05, high=value + 0.05, parent=str(better.origin.parent))
+        store_gains(records, trial, gains)
+
+
+def lose_at_the_knee(records: StudyRecords) -> None:
+    """Let the knee of the front surely lose in contrast, and no other member in anything."""
+    front = front_of(load_trials(records), objective_of(records))
+    assert front is not None
+    for trial in front.members:
+        gains = {name: Gain(value=0.0, low=-0.1, high=0.1, parent="A") for name in ("sharpness", "contrast")}
+        if trial.number == front.knee.number:
+            gains["contrast"] = Gain(value=-0.3, low=-0.4, high=-0.2, parent="A")
+        store_gains(records, trial, gains)
+
+
+def hold(records: StudyRecords, gain: Gain, complete_trials: int) -> None:
+    """Store a final in which trial CHOSEN was the best merge, with this gain."""
+    parents = tuple(
+        Finalist(number=number, origin=Origin("parent", letter), objectives={SINGLE: 1.0 + 0.1 * number})
+        for number, letter in enumerate("AB")
+    )
+    candidate = Finalist(
+        number=CHOSEN,
+        origin=Origin("sampler", "random"),
+        objectives={SINGLE: 1.1 + gain.value},
+        held_out=dict.fromkeys((SINGLE, "sharpness", "contrast"), gain),
+        chosen=True,
+    )
+    store_final(records, Final(suite_digest="0" * 64, complete_trials=complete_trials, finalists=(*parents, candidate)))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with a study for each case, one to compare with, and one in which nothing is complete."""
+    file = tmp_path_factory.mktemp("studies") / "mergetune.db"
+    database = open_database(f"sqlite:///{file}")
+    for name in (*STUDIES, "other"):
+        records = store_study(database, name, scores, trials=TRIALS, **(TWO if name == "front" else ONE))
+        fill_gains(records)
+        if name in HELD_OUT:
+            hold(records, HELD_OUT[name], TRIALS - (name == "outdated"))
+        if name == "front":
+            lose_at_the_knee(records)
+    store_study(database, "empty", scores, trials=2, failed=(0, 1), **ONE)
+    database.close()
+    return file
+
+
+@pytest.fixture
+def folder(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    enter(tmp_path, monkeypatch)
+    shutil.copy(stored, tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+    return tmp_path
+
+
+@pytest.fixture
+def call(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    return caller(monkeypatch, capsys)
+
+
+def open_records(folder: Path, name: str) -> StudyRecords:
+    return open_study(open_database(f"sqlite:///{folder}/mergetune.db", create=False), name)
+
+
+def expected(folder: Path, name: str) -> int:
+    """The number of the trial that is the best of a study."""
+    trials = load_trials(open_records(folder, name))
+    if name == "front":
+        (sound,) = front_without_its_knee(trials, open_records(folder, name))[:1]
+        return sound
+    return {"lost": 1, "confirmed": CHOSEN, "unsure": CHOSEN}.get(name, best_observed(trials))
+
+
+def front_without_its_knee(trials: Sequence[StoredTrial], records: StudyRecords) -> list[int]:
+    """The members by distance beyond the line through the extremes, without the first: two objectives, by hand."""
+    front = front_of(trials, objective_of(records))
+    assert front is not None
+    points = [(trial.objectives["sharpness"], trial.objectives["contrast"]) for trial in front.members]
+    lows, highs = [min(axis) for axis in zip(*points, strict=True)], [max(axis) for axis in zip(*points, strict=True)]
+    beyond = {
+        trial.number: sum((value - low) / (high - low) for value, low, high in zip(point, lows, highs, strict=True))
+        for trial, point in zip(front.members, points, strict=True)
+    }
+    return sorted(beyond, key=lambda number: -beyond[number])[1:]
+
+
+def number_in(text: str) -> int:
+    """The trial of `trial 5 (...)` or `parent B (...)`."""
+    found = re.match(r"(?:trial (\d+)|parent ([A-Z])) \(", text)
+    assert found is not None, text
+    return int(found[1]) if found[1] else ord(found[2]) - ord("A")
+
+
+def row_of_list(call: Call, name: str) -> str:
+    """The cell of `study list` that names a study's best."""
+    lines = [line for line in call("study", "list", code=0).out.splitlines() if re.match(rf"│ {name} ", line)]
+    return lines[0].split("│")[6].strip()
+
+
+class TestEveryPlaceNamesTheSameTrial:
+    @pytest.mark.parametrize("name", STUDIES)
+    def test_the_command_line(self, folder: Path, call: Call, name: str) -> None:
+        shown = call("study", "show", name, code=0).out
+        compared = call("study", "compare", "other", name, code=0).out
+        (compared_row,) = [line for line in compared.splitlines() if line.startswith("│ best trial")]
+        found = {
+            "list": number_in(row_of_list(call, name)),
+            "show": number_in(re.findall(r"^best: (.*)$", shown, re.MULTILINE)[-1]),
+            "importance": json.loads(call("study", "importance", name, "--json", code=0).out)["best_trial"],
+            "compare": int(re.findall(r"│ +(\d+) \(", compared_row)[-1]),
+        }
+        head = re.search(r"best \([^)]*\): [^│]*", shown)
+        assert head is not None, "no column of the results is headed as the best"
+        assert set(found.values()) == {expected(folder, name)}, found
+
+    @pytest.mark.parametrize("name", STUDIES)
+    def test_the_export(self, folder: Path, call: Call, name: str) -> None:
+        if name == "lost":
+            pytest.skip("it is refused: see below")
+        out = call("export", name, "--recipe", "best.yaml", code=0).out
+        assert f"wrote best.yaml (trial {expected(folder, name)}," in out
+
+    @pytest.mark.parametrize("name", STUDIES)
+    def test_the_dashboard(self, folder: Path, name: str) -> None:
+        records, number = open_records(folder, name), expected(folder, name)
+        artifacts = Artifacts.beside(records.database.url)
+        describe_study(records, artifacts)
+        in_optuna = optuna_study(records)
+        said = str(in_optuna.user_attrs["best"])
+        assert number_in(said) == number
+        note = get_note(in_optuna)
+        assert said.split(":")[0] in note.replace("\\", "")
+        detail = served(records, artifacts)
+        if name != "front":  # of which the dashboard shows every member
+            assert [trial["number"] for trial in detail["best_trials"]] == [number]
+        figures = [json.loads(figure["graph_object"]) for figure in detail["plotly_graph_objects"]]
+        titles = [figure["layout"]["title"]["text"] for figure in figures]
+        called = load_trials(records)[number].name
+        assert [title for title in titles if f"best: {called} (" in title]
+
+
+def served(records: StudyRecords, artifacts: Artifacts) -> dict[str, Any]:
+    """What a dashboard's page asks of the study."""
+    server = make_server(records.database, artifacts, "127.0.0.1", 0, None)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        address = f"http://127.0.0.1:{server.port}/api/studies/{optuna_study(records)._study_id}"
+        with urllib.request.urlopen(address, timeout=60) as reply:
+            return dict(json.load(reply))
+    finally:
+        server.close()
+        thread.join(10)
+
+
+def test_nothing_is_best_where_nothing_is_complete(folder: Path, call: Call) -> None:
+    assert row_of_list(call, "empty") == ""
+    assert "best" not in call("study", "show", "empty", code=0).out
+    assert "no complete trial" in call("export", "empty", code=2).err
+    records = open_records(folder, "empty")
+    describe_study(records, Artifacts.beside(records.database.url))
+    assert "Best" not in get_note(optuna_study(records))
+
+
+def test_the_list_shows_the_held_out_gain_and_says_who_chose(call: Call) -> None:
+    assert row_of_list(call, "confirmed") == f"trial {CHOSEN} (the final's choice): +0.4 (+0.2 to +0.6) held out"
+    assert "(best observed): +" in row_of_list(call, "none")
+    assert row_of_list(call, "none").endswith("in the search")
+
+
+@pytest.mark.parametrize("name", ["unsure", "lost"])
+def test_a_gain_that_the_final_refuted_is_not_shown_as_the_result(call: Call, name: str) -> None:
+    row = row_of_list(call, name)
+    assert "no sure gain" in row
+    assert not re.search(r"[+-]\d", row), "a number looks like a result"
+
+
+def test_a_member_of_a_front_that_surely_loses_is_passed_over_and_named(folder: Path, call: Call) -> None:
+    records = open_records(folder, "front")
+    front = front_of(load_trials(records), objective_of(records))
+    assert front is not None
+    out = call("export", "front", "--recipe", "best.yaml", code=0).out
+    assert f"passed over, as they surely lose to the better parent in an objective: {front.knee.number};" in out
+
+
+def test_weights_may_choose_what_loses_where_they_weigh_nothing(folder: Path, call: Call) -> None:
+    trials = load_trials(open_records(folder, "front"))
+    sharpest = max(trials, key=lambda trial: trial.objectives["sharpness"])
+    out = call("export", "front", "--weights", "sharpness=1", "--recipe", "best.yaml", code=0).out
+    assert f"wrote best.yaml (trial {sharpest.number}," in out
+
+
+class TestExportOfATrialThatLost:
+    def test_it_asks_and_says_why(self, folder: Path, call: Call) -> None:
+        refused = call("export", "lost", "--recipe", "best.yaml", code=2)
+        assert "no merge beats parent B: parent B is the better model" in refused.err
+        assert f"--trial {CHOSEN} or --force" in refused.err
+        assert not (folder / "best.yaml").exists()
+
+    @pytest.mark.parametrize("asked", [("--force",), ("--trial", str(CHOSEN))])
+    def test_it_is_done_where_it_is_asked_for(self, call: Call, asked: tuple[str, ...]) -> None:
+        out = call("export", "lost", "--recipe", "best.yaml", *asked, code=0).out
+        assert f"(trial {CHOSEN}," in out
+        assert "parent B is the better model" in out
