@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from studies.errors import StudyChangedError
 from studies.records import tables
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredRender, StoredTrial, TrialResult
@@ -38,13 +39,19 @@ def _score_rows(trial_id: int, result: TrialResult) -> Iterable[dict[str, object
 
 
 def load_renders(records: StudyRecords, trial: StoredTrial) -> list[StoredRender]:
-    """Read a trial's renders, in the order of their items."""
+    """Read a trial's renders, in the order of their items.
+
+    Raises:
+        StudyChangedError: they are not renders of the study's suite.
+    """
     query = sa.select(tables.renders).where(tables.renders.c.trial_id == trial.id).order_by(tables.renders.c.item)
     with records.database.engine.connect() as connection:
-        return [
+        found = [
             StoredRender(item=row.item, pixels_sha256=row.pixels_sha256, file=row.file)
             for row in connection.execute(query)
         ]
+    _refuse_others([render.item for render in found], records, trial)
+    return found
 
 
 def files_of(renders: Iterable[StoredRender]) -> dict[int, str]:
@@ -58,6 +65,9 @@ def load_scores(records: StudyRecords, trial: StoredTrial) -> tuple[dict[str, tu
     Returns:
         Scorer -> a value for each item that was rendered, in their order, NaN where the scorer leaves it out; and
         scorer -> the value of their whole set.
+
+    Raises:
+        StudyChangedError: they are not scores of the study's suite.
     """
     query = (
         sa.select(tables.scores)
@@ -74,7 +84,23 @@ def load_scores(records: StudyRecords, trial: StoredTrial) -> tuple[dict[str, tu
             else:
                 by_item.setdefault(row.scorer, {})[row.item] = row.value
         items = list(connection.execute(rendered.order_by(tables.renders.c.item)).scalars())
+    _refuse_others(items, records, trial)
     return {scorer: tuple(values.get(item, math.nan) for item in items) for scorer, values in by_item.items()}, by_set
+
+
+def _refuse_others(items: Sequence[int], records: StudyRecords, trial: StoredTrial) -> None:
+    """Refuse items that the study's suite does not have, or fewer than a trial that was not stopped has rendered.
+
+    Raises:
+        StudyChangedError: the items are others.
+    """
+    count = len(records.study.spec.suite.items())
+    whole = trial.state == "complete" and not trial.estimated and items
+    if (whole and len(items) != count) or (items and not 0 <= min(items) <= max(items) < count):
+        raise StudyChangedError(
+            f"trial {trial.number} of study {records.study.name!r} has {len(items)} renders, and the suite of its spec "
+            f"has {count} images: the database was changed by something else; restore it from a backup"
+        )
 
 
 def stored_files(records: StudyRecords) -> dict[int, frozenset[str]]:

@@ -89,8 +89,8 @@ def read_suites(
             notes += [note for (text, sampling), passes in read.items() for note in _unreached(text, sampling, passes)]
     return SuitePrompts(
         syntax=syntax,
-        positive=tuple(each for passes in positive.values() for each in _different(passes)),
-        negative=tuple(each for passes in negative.values() for each in _different(passes)),
+        positive=_shown(positive.values()),
+        negative=_shown(negative.values()),
         notes=tuple(dict.fromkeys(notes)),
         slips=(
             *(slip for text in texts for slip in _unread_loras(text, syntax)),
@@ -131,10 +131,14 @@ def _passes(
     )
 
 
-def _different(passes: Sequence[ReadPrompt]) -> Sequence[ReadPrompt]:
-    """Return the passes, or the first alone if the prompt stands for one text in both."""
-    (first, *others), texts = passes, {text for each in passes for text in each.reading.texts}
-    return [first, *others] if len(texts) > 1 else [first]
+def _shown(read: Iterable[Sequence[ReadPrompt]]) -> tuple[ReadPrompt, ...]:
+    """Return each prompt as it is read, once; the second pass only where it stands for other texts than the first."""
+    found: dict[tuple[str, ReadPrompt], None] = {}
+    for first, *others in read:
+        texts = {text for each in (first, *others) for text in each.reading.texts}
+        for each in (first, *others) if len(texts) > 1 else (first,):
+            found[each.reading.prompt, each] = None
+    return tuple(each for _, each in found)
 
 
 def _unread_loras(text: str, syntax: Syntax) -> Iterator[str]:

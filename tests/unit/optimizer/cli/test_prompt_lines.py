@@ -66,6 +66,33 @@ def test_an_edit_that_is_never_reached_is_noted(prompt: str, steps: int, edit: s
     assert f"has {edit!r}, which never changes in {steps} steps" in note
 
 
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [
+        ("a lion", [[]]),  # the second pass is told where it differs
+        ("a [lion:panda:1.5]", [[], ['steps 1 to 5: "a lion"', 'steps 6 to 8: "a panda"']]),
+        ("a [lion:panda:0.5]", [['steps 1 to 3: "a lion"', 'step 4: "a panda"'], []]),
+    ],
+)
+def test_a_second_pass_is_told_by_its_own_steps(prompt: str, shown: list[list[str]]) -> None:
+    found = read(prompt, steps=4, sampler="euler", hires={"steps": 8}).positive
+    assert [each.is_second for each in found] == [False, True][: len(shown)]
+    assert [[line for line in prompt_lines(each) if line.startswith("step")] for each in found] == shown
+
+
+def test_a_prompt_that_is_read_alike_in_several_ways_of_sampling_is_told_once() -> None:
+    rows = [{"prompt": "a lion", "hires": hires} for hires in (False, 1.5, {"denoise": 0.3})]
+    suite = SuiteSettings.model_validate({"prompts": rows})
+    found = read_suites((suite,), Architecture.SD15, {}, EPSILON)
+    assert [len(found.positive), len(found.negative)] == [1, 1]
+
+
+def test_an_edit_of_the_second_pass_is_not_noted_unless_it_is_reached_in_neither() -> None:
+    assert read("[from:to:6]", steps=4, hires={"steps": 8}).notes == ()
+    (note,) = read("[from:to:40]", steps=4, hires={"steps": 8}).notes
+    assert "which never changes in 12 steps" in note
+
+
 @pytest.mark.parametrize("prompt", ["[from:to:2]", "[from:to:0]", "[a|b]", "[a:b:0.5]"])
 def test_an_edit_that_is_reached_is_not_noted(prompt: str) -> None:
     assert read(prompt, steps=4).notes == ()

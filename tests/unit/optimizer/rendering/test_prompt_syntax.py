@@ -118,6 +118,24 @@ def test_a_prompt_stands_for_other_texts_as_steps_go_by(prompt: str) -> None:
     assert list(phases(prompt, 10)) == CHANGING[prompt]
 
 
+# Ten calls of a second pass after ten of the first; of the documentation of A1111's parser, and some more.
+IN_SECOND_PASS = {
+    "a [b:.5] c": [(10, "a b c")],
+    "a [b:1.5] c": [(5, "a  c"), (10, "a b c")],
+    "a [b:c:10]": [(10, "a c")],
+    "a [b:c:13]": [(3, "a b"), (10, "a c")],
+    "a [b:c:20]": [(10, "a b")],
+    "a [b:c:2.0]": [(10, "a b")],
+    "a [b::1.3]": [(3, "a b"), (10, "a ")],
+    "[a|b]": [(step, "ab"[(step - 1) % 2]) for step in range(1, 11)],
+}
+
+
+@pytest.mark.parametrize("prompt", IN_SECOND_PASS)
+def test_a_second_pass_goes_on_counting(prompt: str) -> None:
+    assert list(phases(prompt, 10, before=10)) == IN_SECOND_PASS[prompt]
+
+
 def test_the_example_of_a1111s_documentation() -> None:
     prompt = (
         "fantasy landscape with a [mountain:lake:0.25] and [an oak:a christmas tree:0.75][ in foreground::0.6]"

@@ -69,6 +69,19 @@ def test_calls_after_all_that_are_counted_have_the_first_words_again() -> None:
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [
+        ("a [cat:dog:1.5] runs", "a dog runs"),
+        ("a [cat:dog:14] runs", "a dog runs"),
+        ("a [cat:dog:0.5] runs", "a dog runs"),
+        ("a [cat:dog:19] runs", "a cat runs"),  # never reached: the second pass's ten calls are numbered 0 to 9
+    ],
+)
+def test_words_are_those_with_which_the_second_pass_ends(prompt: str, expected: str) -> None:
+    assert words(prompt, sampler="euler", hires=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
         ("a cat, (masterpiece:1.3), [blurry]", "a cat, masterpiece, [blurry]"),
         (r"fate \(series\)", "fate (series)"),
         ("a cat embedding:nice, on a mat", "a cat on a mat"),
