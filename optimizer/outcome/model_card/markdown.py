@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from basics.texts import shortened, visible
 
-_SIGNS: Final = re.compile(r"([\\`*_{}\[\]()#+!|~:@-])")
+_SIGNS: Final = re.compile(r"([\\`*_{}\[\]|~$])")  # within a line; those that begin one are not among them
 
 
 def one_line(text: str) -> str:
@@ -19,7 +19,7 @@ def one_line(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text that is shown as it is: no sign of it is Markdown, HTML or a link."""
+    """Return a text that is shown as it is in the middle of a line: no sign of it is Markdown or HTML."""
     return _SIGNS.sub(r"\\\1", html.escape(one_line(text), quote=False))
 
 

@@ -130,7 +130,7 @@ def _ratios(recipe: Recipe) -> Iterator[str]:
         seed = f", seed {operation.seed}" if operation.info.random else ""
         name = f"Step {number}" if len(recipe.steps) > 1 else "The merge"
         inputs, formula = ", ".join(operation.inputs), escaped(operation.info.formula)
-        yield f"{name} is `{operation.method}` of {inputs}{clip}{seed}: {formula}"
+        yield f"{name} is `{operation.method}` of {inputs}{clip}{seed}: {formula}."
         if operation.slots:
             yield _numbers(step, Architecture(recipe.architecture))
     for lora in recipe.loras:

@@ -60,6 +60,8 @@ def verdict(study: StoredStudy, judged: Judged) -> str:
         lines.append(_gains_table(study, gains))
     elif not against:
         lines.append("It is compared with no parent, so no gain is known.")
+    if not against and any(gain.low is not None and gain.low <= 0 < gain.value for gain in gains.values()):
+        lines.append("Where an interval reaches below 0, the gain may be luck.")
     return "\n\n".join(lines)
 
 

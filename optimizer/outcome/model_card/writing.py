@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+from PIL import Image
 
 from basics.files import open_to_write
 from basics.messages import counted
@@ -25,7 +29,9 @@ from studies.records.stored_renders import load_renders
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredRender
 from studies.spec.published.infotext import write_infotext
-from studies.spec.suite import SuiteItem
+from studies.spec.suite import SuiteItem, SuiteSettings
+
+PARAMETERS: Final = "parameters"  # A1111's keyword in a PNG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +65,8 @@ def write_card(
         contents=contents_of(trial.recipe, plan.ingredients),
         verdict=verdict(study, judged),
         examples=[
-            Example(file=path.name, prompt=item.prompt, settings=write_infotext(item, study.spec.suite))
-            for path, item in zip(files.pictures, images, strict=False)
+            Example(file=path.name, prompt=item.prompt, settings=_settings(content, item, study.spec.suite))
+            for path, (item, content) in zip(files.pictures, images.items(), strict=False)
         ],
         no_examples=lost,
         suite_loras=[lora.path.name for lora in plan.suite_loras.loras],
@@ -74,11 +80,18 @@ def write_card(
     for path, content in {**contents, files.page: page(card).encode()}.items():
         _write(path, content, overwrite=overwrite)
     notes = (
-        *([f"{lost}"] if lost else []),
+        *([lost] if lost else []),
         *_workflow_notes(workflow.text, workflow.gaps),
         *_left_over(files, contents),
     )
     return WrittenCard(page=files.page, beside=tuple(contents), notes=notes)
+
+
+def _settings(picture: bytes, item: SuiteItem, suite: SuiteSettings) -> str:
+    """Return what a picture's file says of its settings; what the suite says where the file says nothing."""
+    with Image.open(io.BytesIO(picture)) as file:
+        said = file.info.get(PARAMETERS)
+    return said if isinstance(said, str) else write_infotext(item, suite)
 
 
 def _workflow_notes(text: str | None, gaps: Sequence[str]) -> list[str]:
