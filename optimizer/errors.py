@@ -12,6 +12,7 @@
     ├── UnscorableTrial           this trial is no good; the study goes on
     ├── FinalError                nothing to compare in a final, or nothing to compare with
     ├── TooFewTrialsError         nothing can be said about what mattered yet
+    ├── NothingToReportError      a study has no complete trial
     ├── WeightsError              weights of objectives that cannot be used
     ├── ExportError               the file was not written
     ├── NoCoreNodeError           ComfyUI cannot do a part of a merge with its own nodes
@@ -83,6 +84,10 @@ class FinalError(OptimizerError):
 
 class TooFewTrialsError(OptimizerError):
     """A study has too few trials to tell what mattered in it."""
+
+
+class NothingToReportError(OptimizerError):
+    """A study has no result that a report could tell."""
 
 
 class WeightsError(OptimizerError):

@@ -112,8 +112,11 @@ class Insight:
         return "best" if self.shown is self.best.trial else "best merge"
 
 
-def insight(records: StudyRecords, objective: Objective) -> Insight:
+def insight(records: StudyRecords, objective: Objective, *, fits_model: bool = True) -> Insight:
     """Read a study and work out what mattered in it.
+
+    Args:
+        fits_model: whether the model is fitted for its effects, which takes longer than all else.
 
     Raises:
         TooFewTrialsError: fewer than MIN_TRIALS complete trials are in the search space.
@@ -134,7 +137,7 @@ def insight(records: StudyRecords, objective: Objective) -> Insight:
             direction=direction,
             shares=shares(samples, space, name, direction),
             effects={parameter.name: main_effect(samples, parameter, name) for parameter in space.parameters},
-            model_effects=model_effects(records, trials, index),
+            model_effects=model_effects(records, trials, index) if fits_model else None,
         )
         for index, (name, direction) in enumerate(zip(objective.names, objective.directions, strict=True))
     )

@@ -298,7 +298,7 @@ def groups_of(insight: Insight) -> list[Group]:
     trials: dict[str, list[StoredTrial]] = {label: [] for label in styles}
     for trial in insight.trials:
         if trial.state == "complete":
-            trials[_group_label(trial, sampler)].append(trial)
+            trials[group_label(trial, sampler)].append(trial)
     return [
         Group(label=label, colour=colour, marker=marker, symbol=symbol, size=size, trials=tuple(trials[label]))
         for label, (colour, marker, symbol, size) in styles.items()
@@ -306,7 +306,8 @@ def groups_of(insight: Insight) -> list[Group]:
     ]
 
 
-def _group_label(trial: StoredTrial, sampler: str) -> str:
+def group_label(trial: StoredTrial, sampler: str) -> str:
+    """Return to which kind of complete trial it belongs, as the legend calls it."""
     if trial.origin.kind == "parent":
         return "parents"
     if trial.estimated:

@@ -91,12 +91,7 @@ def gain_cells(gain: Gain | None) -> str:
 
 def _recipe(plan: Plan, trial: StoredTrial) -> str:
     recipe = trial.recipe
-    columns: dict[str, Mapping[str, float]] = {}
-    for number, step in enumerate(recipe.steps, start=1):
-        for index, slot in enumerate(step.operation.slots):
-            name = slot.name if len(recipe.steps) == 1 else f"{number}: {slot.name}"
-            columns[name] = {place: values[index] for place, values in step.values}
-    columns |= {f"LoRA {lora.name}": lora.by_place for lora in recipe.loras}
+    columns = recipe.columns
     lines = [f"### Recipe: {recipe.method}", ""]
     if columns:
         lines += [f"| place | {' | '.join(map(in_markdown, columns))} |", f"|---|{'---|' * len(columns)}"]

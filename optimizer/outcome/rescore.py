@@ -31,7 +31,7 @@ from optimizer.trial.scoring import Scoring, joined
 from studies.errors import RescoreError
 from studies.files.artifacts import SHEET
 from studies.recipe.recipe import Recipe
-from studies.records.stored_renders import load_renders
+from studies.records.stored_renders import files_of, load_renders
 from studies.records.stored_studies import software_versions
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
@@ -240,7 +240,7 @@ class _Rescorer:
             scores=scores,
             pixels_sha256=tuple(render.pixels_sha256 for render in rendered.renders),
             files=files,
-            renders=tuple(render.item for render in rendered.renders),
+            renders=files_of(rendered.renders),
             has_contact_sheet=trial.contact_sheet is not None and SHEET in files.files(),
             features=lambda: features,
         )

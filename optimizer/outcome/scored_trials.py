@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.runtime.plan import Plan
@@ -27,7 +27,7 @@ class ScoredTrial:
     scores: Scores  # of the new study's scorers
     pixels_sha256: tuple[str, ...]
     files: TrialFiles  # of the other study
-    renders: tuple[int, ...]  # items whose renders are still there as files
+    renders: Mapping[int, str]  # item -> file of a render that is still there
     has_contact_sheet: bool  # whether it is still there
     features: Callable[[], Features]
 
@@ -64,7 +64,7 @@ class WarmStart:
             self._copied(scored, trial, stores_renders=trial.number in with_renders)
             for scored, trial in zip(self.scored, trials, strict=True)
         ]
-        return CopiedTrials(copied, distributions(plan.space), artifacts)
+        return CopiedTrials(copied, distributions(plan.space), artifacts, plan.spec.suite.render_labels())
 
     def _copied(self, scored: ScoredTrial, trial: StoredTrial, *, stores_renders: bool) -> CopiedTrial:
         """Return a scored trial as a trial of the new study.
@@ -87,7 +87,7 @@ class WarmStart:
                 batch_limits=trial.batch_limits,
             ),
             files=scored.files,
-            renders=scored.renders if stores_renders else (),
+            renders=scored.renders if stores_renders else {},
             has_contact_sheet=scored.has_contact_sheet,
             features=scored.features,
             worker_id=trial.worker_id,

@@ -27,10 +27,10 @@ from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import parent_trials
 from optimizer.trial.stored_scores import suite_scores
 from studies.errors import RecipeError, WarmStartError
-from studies.files.artifacts import SHEET, TrialFiles, render_file
+from studies.files.artifacts import SHEET, TrialFiles
 from studies.recipe.adoption import adopt
 from studies.recipe.recipe import Recipe
-from studies.records.stored_renders import load_renders, load_scores
+from studies.records.stored_renders import files_of, load_renders, load_scores
 from studies.records.stored_trials import load_trials
 from studies.records.values import ParentFile, StoredTrial
 from studies.spec.warm_start import NamedRecipe
@@ -134,9 +134,7 @@ class _TrialSelection:
             ),
             pixels_sha256=tuple(render.pixels_sha256 for render in renders),
             files=files,
-            renders=tuple(
-                render.item for render in renders if render.file is not None and render_file(render.item) in present
-            ),
+            renders={item: file for item, file in files_of(renders).items() if file in present},
             has_contact_sheet=trial.contact_sheet is not None and SHEET in present,
             features=files.load_features if self._set_scorers else dict,
         )

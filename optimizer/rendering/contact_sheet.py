@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import Final
 
 import numpy as np
 import torch
@@ -13,11 +14,16 @@ from torch import Tensor
 
 from basics.texts import visible
 
-CELL = 128  # longer side of a picture on a sheet, in pixels
-MARGIN = 8
-CAPTION_LINES = 2
-FONT_SIZE = 11
-TITLE_SIZE = 15
+# The longer side of a picture on a sheet, in pixels: half a render's, but so large that a face can be judged.
+SMALLEST_CELL: Final = 128
+CROWDED_CELL: Final = 256  # the largest on a sheet of many pictures
+LARGEST_CELL: Final = 384
+CROWD: Final = 32  # pictures
+MARGIN: Final = 8
+CAPTION_LINES: Final = 3
+HEADING_LINES: Final = 4
+ROW_LINES: Final = 9  # of a row's caption
+TITLE_SIZE: Final = 15
 INK, PAPER = "#202124", "#ffffff"
 
 
@@ -26,32 +32,49 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.merge("RGB", [Image.fromarray(channel) for channel in image.contiguous().numpy()])
 
 
-def thumbnail(image: Tensor) -> Tensor:
-    """Shrink a uint8 [3, h, w] image to its size on a sheet, so that it takes little memory until then."""
-    return torch.from_numpy(np.array(_scaled_to_cell(image))).permute(2, 0, 1)
+def cell_size(longer_side: int, pictures: int) -> int:
+    """Return the longer side of a picture on a sheet, in pixels.
+
+    Args:
+        longer_side: of the renders, in pixels.
+        pictures: how many the sheet has.
+    """
+    return max(SMALLEST_CELL, min(longer_side // 2, LARGEST_CELL if pictures <= CROWD else CROWDED_CELL))
+
+
+def thumbnail(image: Tensor, pictures: int) -> Tensor:
+    """Shrink a uint8 [3, h, w] image to its size on a sheet of so many, so that it takes little memory until then."""
+    picture = _scaled(image, cell_size(max(image.shape), pictures))
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def contact_sheet(title: str, images: Sequence[Tensor], captions: Sequence[str]) -> Image.Image:
-    """Draw one trial: every item in a grid, with its prompt below.
+    """Draw one trial: every item in a grid, with its caption below.
 
     Args:
         images: uint8 [3, h, w], in item order.
-        captions: one for each image.
+        captions: one for each image, such as its prompt and seed.
     """
-    columns = min(8, len(images))
-    cell_height = CELL + CAPTION_LINES * (FONT_SIZE + 3) + MARGIN
-    rows = -(-len(images) // columns)
-    sheet = _paper(columns * (CELL + MARGIN) + MARGIN, _title_height() + rows * cell_height, title)
-    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        x = MARGIN + index % columns * (CELL + MARGIN)
-        y = _title_height() + index // columns * cell_height
-        _paste(sheet, image, x, y)
-        _caption(sheet, caption, x, y + CELL + 2)
+    pictures = [_scaled(image, _cell_of(images)) for image in images]
+    width, height = _box(pictures)
+    columns, size = min(8, len(images)), _font_size(width)
+    row = height + CAPTION_LINES * (size + 3) + MARGIN
+    sheet = _paper(columns * (width + MARGIN) + MARGIN, _title_height() + -(-len(images) // columns) * row, title)
+    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        x = MARGIN + index % columns * (width + MARGIN)
+        y = _title_height() + index // columns * row
+        sheet.paste(picture, (x + (width - picture.width) // 2, y))
+        _write(sheet, caption, (x, y + height + 2), width, CAPTION_LINES)
     return sheet
 
 
 def comparison_sheet(
-    title: str, columns: Sequence[tuple[str, Sequence[Tensor]]], captions: Sequence[str], *, blocks: int = 2
+    title: str,
+    columns: Sequence[tuple[str, Sequence[Tensor]]],
+    captions: Sequence[str],
+    *,
+    blocks: int = 2,
+    thumbnails: bool = False,
 ) -> Image.Image:
     """Draw several trials side by side, one row for each item: parent A | parent B | best.
 
@@ -59,23 +82,43 @@ def comparison_sheet(
         columns: (heading, images in item order) of each trial.
         captions: one for each row.
         blocks: into how many tables side by side the rows are divided, which keeps the sheet from getting too long.
+        thumbnails: whether the images have their size on the sheet already.
     """
-    caption_width = 110
-    width = caption_width + len(columns) * (CELL + MARGIN) + MARGIN
+    every = [image for _, images in columns for image in images]
+    cell = _longest(every) if thumbnails else _cell_of(every)
+    scaled = [[_scaled(image, cell) for image in images] for _, images in columns]
+    width, height = _box([picture for pictures in scaled for picture in pictures])
+    beside = max(110, width // 2)  # of a row's caption
+    block_width = beside + len(columns) * (width + MARGIN) + MARGIN
     rows = -(-len(captions) // blocks)
-    top = _title_height() + TITLE_SIZE + MARGIN
-    sheet = _paper(blocks * width + MARGIN, top + rows * (CELL + MARGIN), title)
-    draw, heading_font = ImageDraw.Draw(sheet), _font(FONT_SIZE + 2)
+    top = _title_height() + HEADING_LINES * (_font_size(width) + 3) + MARGIN
+    sheet = _paper(blocks * block_width + MARGIN, top + rows * (height + MARGIN), title)
     for block in range(blocks):
         for column, (heading, _) in enumerate(columns):
-            x = MARGIN + block * width + caption_width + column * (CELL + MARGIN)
-            draw.text((x, _title_height()), visible(heading), fill=INK, font=heading_font)
+            x = MARGIN + block * block_width + beside + column * (width + MARGIN)
+            _write(sheet, heading, (x, _title_height()), width, HEADING_LINES)
     for index, caption in enumerate(captions):
-        x, y = MARGIN + index // rows * width, top + index % rows * (CELL + MARGIN)
-        _caption(sheet, caption, x, y + CELL // 2 - FONT_SIZE, width=15, lines=5)
-        for column, (_, images) in enumerate(columns):
-            _paste(sheet, images[index], x + caption_width + column * (CELL + MARGIN), y)
+        x, y = MARGIN + index // rows * block_width, top + index % rows * (height + MARGIN)
+        _write(sheet, caption, (x, y), beside - MARGIN, min(ROW_LINES, height // (_font_size(width) + 3)), width)
+        for column, pictures in enumerate(scaled):
+            picture = pictures[index]
+            left = x + beside + column * (width + MARGIN) + (width - picture.width) // 2
+            sheet.paste(picture, (left, y))
     return sheet
+
+
+def _cell_of(images: Sequence[Tensor]) -> int:
+    return cell_size(_longest(images), len(images))
+
+
+def _longest(images: Iterable[Tensor]) -> int:
+    return max(max(image.shape) for image in images)
+
+
+def _box(pictures: Iterable[Image.Image]) -> tuple[int, int]:
+    """Return the width and height into which every picture fits."""
+    sizes = [picture.size for picture in pictures]
+    return max(width for width, _ in sizes), max(height for _, height in sizes)
 
 
 def _paper(width: int, height: int, title: str) -> Image.Image:
@@ -90,28 +133,45 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
+def _font_size(width: int) -> int:
+    """Return the size of captions beside or below cells of a width."""
+    return 11 if width < 200 else 14
+
+
 def _title_height() -> int:
     return TITLE_SIZE + 2 * MARGIN
 
 
-def _paste(sheet: Image.Image, image: Tensor, x: int, y: int) -> None:
-    picture = _scaled_to_cell(image)
-    sheet.paste(picture, (x + (CELL - picture.width) // 2, y))
-
-
-def _scaled_to_cell(image: Tensor) -> Image.Image:
-    """Scale the longer side to `CELL`; for speed, a far larger image is first averaged to about twice that size."""
+def _scaled(image: Tensor, cell: int) -> Image.Image:
+    """Scale the longer side to `cell`; for speed, a far larger image is first averaged to about twice that size."""
     picture = to_picture(image)
-    scale = CELL / max(picture.size)
+    scale = cell / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
-def _caption(sheet: Image.Image, text: str, x: int, y: int, *, width: int = 20, lines: int = CAPTION_LINES) -> None:
-    wrapped = textwrap.wrap(visible(text), width)
-    if len(wrapped) > lines:
-        wrapped = [
-            *wrapped[: lines - 1],
-            textwrap.shorten(" ".join(wrapped[lines - 1 :]), width, placeholder="…"),
-        ]
-    ImageDraw.Draw(sheet).multiline_text((x, y), "\n".join(wrapped), fill=INK, font=_font(FONT_SIZE), spacing=2)
+def _write(
+    sheet: Image.Image, text: str, at: tuple[int, int], width: int, lines: int, cell_width: int | None = None
+) -> None:
+    """Write a text of some lines, wrapped; its last line stays, and what is too much before it is left out.
+
+    Args:
+        at: the upper left corner, in pixels.
+        width: in pixels.
+        cell_width: of the pictures, if that is not the text's.
+    """
+    size = _font_size(cell_width or width)
+    *first, last = [_wrapped(line, width, size) for line in visible(text).splitlines() or [""]]
+    room = max(1, lines - len(last)) if first else lines
+    kept = _shortened([line for each in (first or [last]) for line in each], room)
+    shown = [*kept, *last] if first else kept
+    ImageDraw.Draw(sheet).multiline_text(at, "\n".join(shown), fill=INK, font=_font(size), spacing=3)
+
+
+def _wrapped(text: str, width: int, size: int) -> list[str]:
+    """Wrap a line to a width in pixels; a letter is 0.55 of the font's size wide on average."""
+    return textwrap.wrap(text, max(4, int(width / (0.55 * size)))) or [""]
+
+
+def _shortened(lines: Sequence[str], most: int) -> list[str]:
+    return list(lines) if len(lines) <= most else [*lines[: most - 1], f"{lines[most - 1][:-1]}…"]

@@ -25,12 +25,13 @@ class Waste:
 
     trials: tuple[StoredTrial, ...]  # whose renders are dropped
     renders: tuple[StoredFile, ...]  # of these trials
+    final: tuple[StoredFile, ...]  # renders of the final
     orphans: tuple[StoredFile, ...]  # left by workers that died or were taken for dead
 
     @property
     def bytes(self) -> int:
         """How much room they take."""
-        return sum(file.bytes for file in (*self.renders, *self.orphans))
+        return sum(file.bytes for file in (*self.renders, *self.final, *self.orphans))
 
 
 def find_waste(records: StudyRecords, artifacts: Artifacts, objective: Objective, keep: Keep) -> Waste:
@@ -49,10 +50,13 @@ def find_waste(records: StudyRecords, artifacts: Artifacts, objective: Objective
     unwanted = render_files.keys() - {trial.number for trial in wanted}
     dropped = tuple(trial for trial in trials if trial.number in unwanted and trial.state == "complete")
     renders = [name for trial in dropped for name in sorted(render_files[trial.number])]
+    folder = f"{artifacts.of_final(records.study.key).folder}/"
+    final = [file for name, file in files.items() if keep == "none" and name.startswith(folder)]
     orphans = orphans_among(files, records, artifacts, trials)
     return Waste(
         trials=dropped,
         renders=tuple(files[name] for name in renders if name in files),
+        final=tuple(final),
         orphans=tuple(file for name, file in files.items() if name in orphans),
     )
 
@@ -72,5 +76,5 @@ def remove_waste(records: StudyRecords, artifacts: Artifacts, waste: Waste) -> N
     """
     for trial in waste.trials:
         stored_renders.drop_files(records, trial)
-    for file in (*waste.renders, *waste.orphans):
+    for file in (*waste.renders, *waste.final, *waste.orphans):
         artifacts.store.remove(file.name)

@@ -73,8 +73,9 @@ def orphans_among(
         names: of files, listed before the trials were read.
     """
     known = _known_files(records, artifacts, trials)
-    running = tuple(_folder(records.study, artifacts, trial) for trial in trials if trial.state == "running")
-    return frozenset(name for name in names if name not in known and not name.startswith(running))
+    running = [_folder(records.study, artifacts, trial) for trial in trials if trial.state == "running"]
+    kept = (*running, f"{artifacts.of_final(records.study.key).folder}/")  # the final's are tidied up by the final
+    return frozenset(name for name in names if name not in known and not name.startswith(kept))
 
 
 def surely_dead(

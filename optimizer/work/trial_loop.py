@@ -36,6 +36,7 @@ from optimizer.observe.events import (
     WorkerStarted,
     reporting_retry,
 )
+from optimizer.observe.study_sheet import LatestSheet
 from optimizer.runtime.machine import device_kind, machine_description
 from optimizer.runtime.setup import Runtime
 from optimizer.trial.racing import Race
@@ -91,6 +92,7 @@ class TrialLoop:
         scoring = runtime.evaluator.scoring
         self._gains = GainRecorder(records, self._cached_trials, runtime.plan, scoring, artifacts)
         self._gains_are_due = order.copied > 0  # of the copied trials
+        self._latest = LatestSheet(records, artifacts, runtime.objective)
         self._leftovers_are_due = True  # of workers that were killed
         self._recorder = self._make_recorder(order, artifacts)
         self._queue = TrialQueue(records, order, self._cached_trials, reporter, self._settle_abandoned)
@@ -209,6 +211,7 @@ class TrialLoop:
             self._reporter.report(TrialLost(trial=number))
             return False
         trial = self._retry(lambda: self._recorder.settle(claimed.trial))
+        self._retry(lambda: self._latest.draw(self._cached_trials.trials()))
         self._retry(lambda: self._reporter.report(TrialEnded.of(trial)))
         return True
 

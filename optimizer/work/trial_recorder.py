@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 from PIL.Image import Image
 
+from optimizer.observe.study_sheet import row_captions
 from optimizer.rendering.contact_sheet import contact_sheet
 from optimizer.system.retry import Retry
 from optimizer.trial.evaluation import Evaluation
@@ -21,16 +21,14 @@ from optimizer.work.retention import Retention
 from optimizer.work.trial_order import TrialOrder
 from optimizer.work.trial_queue import ClaimedTrial
 from studies.errors import ArtifactError
-from studies.files.artifacts import Artifacts, TrialFiles, attach_sheet
+from studies.files.artifacts import Artifacts, Render, TrialFiles, attach_sheet, render_file
 from studies.records import stored_trials
 from studies.records.failures import Failure
 from studies.records.optuna_tables import TRIAL_NAME
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial, TrialResult
-from studies.spec.published.infotext import write_infotext
+from studies.spec.published.render_texts import merge_name, render_texts
 from studies.spec.suite import SuiteItem
-
-WRITERS = 4  # threads that encode renders and write them
 
 
 class TrialRecorder:
@@ -58,6 +56,7 @@ class TrialRecorder:
         self._order, self._objective, self._items = order, objective, items
         self._gains, self._retention, self._retry = gains, retention, retry
         self._describe_machine = describe_machine
+        self._labels = records.study.spec.suite.render_labels()
 
     def store(self, claimed: ClaimedTrial, evaluation: Evaluation, race: Race | None, started: float) -> bool:
         """Record what a trial scored; False, and no file is left behind, where it is another worker's by now.
@@ -126,7 +125,7 @@ class TrialRecorder:
         files = self._files(claimed)
         sheet_id = files.save_sheet(self._contact_sheet(claimed, evaluation))
         objectives, incumbent = self._objectives(evaluation, race)
-        renders = self._save_renders(files, evaluation, objectives, is_parent=claimed.is_parent)
+        renders = self._save_renders(claimed, files, evaluation, objectives)
         if evaluation.features:
             files.save_features({name: feature.numpy() for name, feature in evaluation.features.items()})
         other = time.perf_counter() - started - sum(evaluation.seconds.values())
@@ -146,17 +145,21 @@ class TrialRecorder:
         return stored_trials.finish_trial(self._records, claimed.number, claimed.worker_id, result)
 
     def _save_renders(
-        self, files: TrialFiles, evaluation: Evaluation, objectives: Mapping[str, float], *, is_parent: bool
+        self, claimed: ClaimedTrial, files: TrialFiles, evaluation: Evaluation, objectives: Mapping[str, float]
     ) -> dict[int, str]:
         """Write the renders, and return item -> name of its PNG in the store; empty where none are to be written."""
-        if not self._retention.stores(objectives, is_parent=is_parent):
+        if not self._retention.stores(objectives, is_parent=claimed.is_parent):
             return {}
-        pixels = [image.numpy() for image in evaluation.images]
-        suite = self._records.study.spec.suite
-        texts = [{"parameters": write_infotext(self._items[item], suite)} for item in evaluation.items]
-        with ThreadPoolExecutor(WRITERS) as threads:  # leaving waits for all: no file is written after a failure
-            names = threads.map(files.save_render, evaluation.items, pixels, texts)
-            return dict(zip(evaluation.items, names, strict=True))
+        suite, name = self._records.study.spec.suite, merge_name(self._records.study.name, claimed.number)
+        renders = [
+            Render(
+                file=render_file(claimed.number, self._labels[item]),
+                pixels=image.numpy(),
+                texts=render_texts(self._items[item], suite, claimed.recipe, name, claimed.origin.parent),
+            )
+            for item, image in zip(evaluation.items, evaluation.images, strict=True)
+        ]
+        return dict(zip(evaluation.items, files.save_renders(renders), strict=True))
 
     def _objectives(self, evaluation: Evaluation, race: Race | None) -> tuple[dict[str, float], int | None]:
         """Return objectives for the search, and the trial against which they were estimated; None if they were not."""
@@ -170,7 +173,8 @@ class TrialRecorder:
         title = f"{self._records.study.name}, trial {claimed.number}: {claimed.origin}"
         if rendered < len(self._items):
             title += f", stopped after {rendered} of {len(self._items)} images"
-        return contact_sheet(title, evaluation.images, [self._items[item].prompt for item in evaluation.items])
+        captions = row_captions(self._records.study.spec.suite)
+        return contact_sheet(title, evaluation.images, [captions[item] for item in evaluation.items])
 
     def _tell(self, trial: Trial, stored: StoredTrial) -> None:
         """Give Optuna the outcome. A parent outside the space has no parameters to learn from, so it counts as pruned.

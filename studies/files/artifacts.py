@@ -1,8 +1,11 @@
 """The artifacts of studies: contact sheets, stored renders and features, in a folder or an S3-compatible store.
 
-    studies/KEY/NUMBER-WORKER/sheet.jpg, 0000.png, features.npz     a trial's files, as one worker made them
+    studies/KEY/NUMBER-WORKER/sheet.jpg, features.npz, RENDER.png   a trial's files, as one worker made them
+    studies/KEY/final/RENDER.png                                    renders of the final, which the search never saw
     uploads/ID                                                      files that people upload in the dashboard
-    NAME~KEY-best.png, NAME~KEY-final.png                           pictures of a study, with the key's beginning
+    NAME~KEY-best.png, -latest.png, -final.png, -report.html        what a study shows, with the key's beginning
+
+A render's file is called `trial-12-prompt-03-seed-1.png`; one of an earlier version has its item's number, `0002.png`.
 
 A study's key is unique across databases, so several databases may share a store. The name of a trial's folder contains
 its worker's id, so a worker that was wrongly declared dead can neither overwrite nor remove its successor's files. The
@@ -14,10 +17,10 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, BinaryIO, Final, Literal
 
 import numpy as np
@@ -36,14 +39,17 @@ from studies.system.database_url import database_file
 
 SHEET: Final = "sheet.jpg"
 FEATURES: Final = "features.npz"
+FINAL: Final = "final"
 SHEET_ID: Final = re.compile(r"([0-9a-z]+)-([0-9]+-[0-9a-z]+)")  # an upload's id is a UUID, with four dashes
 PICTURE: Final = re.compile(r"[^/\\]+~[0-9a-f]+-[a-z]+\.png")  # as `picture_name` makes it
 PICTURE_ID: Final = re.compile(r"((?:[0-9a-f]{2})+)-f11e")
 LONGEST_ID: Final = 400  # characters: Optuna's keys, of which an id is a part, have 512 at most
 KEY_DIGITS: Final = 8  # of a study's key in the names of its pictures
 WORKER_LETTERS: Final = 12  # of a worker's id in the name of a trial's folder
+WRITERS: Final = 4  # threads that encode renders and write them
 
-PictureKind = Literal["best", "final"]  # the parents beside the best trial, or beside the final's candidates
+# The parents beside the best trial, or beside the best so far while the study runs, or beside the final's candidates.
+PictureKind = Literal["best", "latest", "final"]
 Features = Mapping[str, NDArray[Any]]  # set scorer -> [items, d]
 
 
@@ -94,6 +100,10 @@ class Artifacts:
         """Return the files of a trial of study `key`, as that worker made them."""
         return TrialFiles(self.store, f"studies/{key}", f"{number}-{worker_id[:WORKER_LETTERS]}")
 
+    def of_final(self, key: str) -> TrialFiles:
+        """Return the renders of the final of study `key`, those of all who took part."""
+        return TrialFiles(self.store, f"studies/{key}", FINAL)
+
     def remove_others(self, key: str, number: int, worker_id: str) -> None:
         """Remove a trial's files of other workers, which died during the trial or gave it back."""
         ours = self.of_trial(key, number, worker_id).folder
@@ -117,7 +127,17 @@ class Artifacts:
             name, key: of the study.
         """
         file = picture_name(name, key, shows)
-        self.store.write(file, _encoded(picture, format="PNG"))
+        self.store.write(file, encode_png(np.array(picture.convert("RGB")).transpose(2, 0, 1)))
+        return f"{self.location}/{file}"
+
+    def save_report(self, name: str, key: str, page: str) -> str:
+        """Store the report of a study, an HTML page, and return its path or URL.
+
+        Args:
+            name, key: of the study.
+        """
+        file = report_name(name, key)
+        self.store.write(file, page.encode())
         return f"{self.location}/{file}"
 
     def has_picture(self, name: str, key: str, shows: PictureKind) -> bool:
@@ -135,13 +155,22 @@ class Artifacts:
         return OptunaArtifacts(self.store)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Render:
+    """A render to be stored."""
+
+    file: str  # its name, without folder: see `render_file`
+    pixels: NDArray[np.uint8]  # [3, h, w]
+    texts: Mapping[str, str] = field(default_factory=dict)  # keyword -> what the file says about the render
+
+
 @dataclass(frozen=True, slots=True)
 class TrialFiles:
-    """The files of one trial.
+    """The files of one trial, or of the final.
 
     Args:
         study: the study's folder in the store.
-        attempt: the trial's number and worker.
+        attempt: the trial's number and worker, or `FINAL`.
     """
 
     store: Store
@@ -169,14 +198,14 @@ class TrialFiles:
         self.store.write(self.name(SHEET), _encoded(sheet, format="JPEG", quality=90, subsampling=0))
         return self.sheet_id
 
-    def save_render(self, item: int, pixels: NDArray[np.uint8], texts: Mapping[str, str] = MappingProxyType({})) -> str:
-        """Store one render, [3, h, w], losslessly, and return its name in the store. May be called from threads.
+    def save_renders(self, renders: Sequence[Render]) -> list[str]:
+        """Store renders losslessly, and return their names in the store."""
+        with ThreadPoolExecutor(WRITERS) as threads:  # leaving waits for all: no file is written after a failure
+            return list(threads.map(self._save_render, renders))
 
-        Args:
-            texts: keyword -> what the file says about the render.
-        """
-        name = self.name(render_file(item))
-        self.store.write(name, encode_png(pixels, texts))
+    def _save_render(self, render: Render) -> str:
+        name = self.name(render.file)
+        self.store.write(name, encode_png(render.pixels, render.texts))
         return name
 
     def save_features(self, features: Features) -> None:
@@ -200,14 +229,18 @@ class TrialFiles:
         """Return the names of all files, without the folder's."""
         return frozenset(file.name.rpartition("/")[2] for file in self.store.files(f"{self.folder}/"))
 
-    def copy(self, file: str, source: TrialFiles) -> str:
+    def copy(self, file: str, source: TrialFiles, as_file: str | None = None) -> str:
         """Store a copy of another trial's file, and return its name in the store.
+
+        Args:
+            as_file: what the copy is called; None: as the other.
 
         Raises:
             ArtifactNotFound: the other file no longer exists.
         """
-        self.store.write(self.name(file), source.store.read(source.name(file)))
-        return self.name(file)
+        name = self.name(as_file or file)
+        self.store.write(name, source.store.read(source.name(file)))
+        return name
 
     def remove(self) -> None:
         """Remove all files, including those that were only partly written."""
@@ -246,9 +279,18 @@ def picture_attributes(file: str, title: str) -> dict[str, str]:
     return {ARTIFACTS_ATTR_PREFIX + spelled: json.dumps(asdict(meta))}
 
 
-def render_file(item: int) -> str:
-    """Return the file name of the render of a suite's item."""
-    return f"{item:04d}.png"
+def report_name(name: str, key: str) -> str:
+    """Return the name in the store of a study's report; see `picture_name`."""
+    return f"{name}~{key[:KEY_DIGITS]}-report.html"
+
+
+def render_file(number: int, label: str) -> str:
+    """Return the file name of a trial's render.
+
+    Args:
+        label: of the suite's item: see `SuiteSettings.render_labels`.
+    """
+    return f"trial-{number}-{label}.png"
 
 
 def sheet_attributes(sheet: str, number: int) -> dict[str, str]:

@@ -152,6 +152,16 @@ class Recipe:
         return tuple(step.operation for step in self.steps if step.operation.info.random and step.has_ratio)
 
     @property
+    def columns(self) -> dict[str, dict[str, float]]:
+        """What is searched, for tables: slot -> place -> number; those of the steps in order, then LoRAs' weights."""
+        columns: dict[str, dict[str, float]] = {}
+        for number, step in enumerate(self.steps, start=1):
+            for index, slot in enumerate(step.operation.slots):
+                name = slot.name if len(self.steps) == 1 else f"{number}: {slot.name}"
+                columns[name] = {place: values[index] for place, values in step.values}
+        return columns | {f"LoRA {lora.name}": lora.by_place for lora in self.loras}
+
+    @property
     def digest(self) -> str:
         """sha256 of the canonical JSON, 64 hex digits."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()

@@ -8,7 +8,7 @@ be deleted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -35,7 +35,7 @@ class CopiedTrial:
     params: Mapping[str, float] | None  # None: outside the search space
     result: TrialResult  # without files and contact sheet
     files: TrialFiles  # of the other study
-    renders: tuple[int, ...] = ()  # items whose renders are copied
+    renders: Mapping[int, str] = field(default_factory=dict)  # item -> file of a render that is copied
     has_contact_sheet: bool = False  # which is then copied
     features: Callable[[], Features] = dict  # of set scorers
     worker_id: str
@@ -49,25 +49,33 @@ class CopiedTrials:
     Args:
         distributions: of the new study's parameters.
         artifacts: of the new study.
+        labels: of the suite's items: see `SuiteSettings.render_labels`.
     """
 
     def __init__(
-        self, trials: Sequence[CopiedTrial], distributions: Mapping[str, BaseDistribution], artifacts: Artifacts
+        self,
+        trials: Sequence[CopiedTrial],
+        distributions: Mapping[str, BaseDistribution],
+        artifacts: Artifacts,
+        labels: Sequence[str],
     ) -> None:
         self._trials, self._distributions, self._artifacts = trials, dict(distributions), artifacts
+        self._labels = labels
 
     def into_optuna(self, study: optuna.Study, key: str) -> None:
         """Copy files under the new study's key, and add the trials to Optuna's study."""
         for number, copied in enumerate(self._trials):
-            self._copy_files(copied, self._files(key, number))
+            self._copy_files(number, copied, self._files(key, number))
             study.add_trial(self._frozen(number, copied, key))
 
     def _files(self, key: str, number: int) -> TrialFiles:
         return self._artifacts.of_trial(key, number, self._trials[number].worker_id)
 
-    def _copy_files(self, copied: CopiedTrial, files: TrialFiles) -> None:
-        for file in (*map(render_file, copied.renders), *([SHEET] if copied.has_contact_sheet else [])):
-            files.copy(file, copied.files)
+    def _copy_files(self, number: int, copied: CopiedTrial, files: TrialFiles) -> None:
+        for item, file in copied.renders.items():
+            files.copy(file, copied.files, render_file(number, self._labels[item]))
+        if copied.has_contact_sheet:
+            files.copy(SHEET, copied.files)
         if features := copied.features():
             files.save_features(features)
 
@@ -87,7 +95,7 @@ class CopiedTrials:
         """Add the trials to our tables."""
         for number, copied in enumerate(self._trials):
             files = self._files(key, number)
-            renders = {item: files.name(render_file(item)) for item in copied.renders}
+            renders = {item: files.name(render_file(number, self._labels[item])) for item in copied.renders}
             result = replace(
                 copied.result, files=renders, contact_sheet=files.sheet_id if copied.has_contact_sheet else None
             )

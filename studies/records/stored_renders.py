@@ -54,6 +54,11 @@ def load_renders(records: StudyRecords, trial: StoredTrial) -> list[StoredRender
     return found
 
 
+def files_of(renders: Iterable[StoredRender]) -> dict[int, str]:
+    """Return the files of one trial's renders by item, without their folder; those that are not stored are left out."""
+    return {each.item: each.file.rpartition("/")[2] for each in renders if each.file is not None}
+
+
 def load_scores(records: StudyRecords, trial: StoredTrial) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
     """Read a trial's scores.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
@@ -316,12 +316,6 @@ class SuiteSettings(FrozenSettings):
 
     def items(self) -> tuple[SuiteItem, ...]:
         """Return every item, in the order prompt, seed, size."""
-        combinations = [
-            (prompt, seed, size)
-            for prompt in self.prompts
-            for seed in (self.seeds if prompt.seeds is None else prompt.seeds)
-            for size in (self.sizes if prompt.sizes is None else prompt.sizes)
-        ]
         return tuple(
             SuiteItem(
                 index=index,
@@ -335,8 +329,32 @@ class SuiteSettings(FrozenSettings):
                 weight=prompt.weight,
                 without=prompt.without,
             )
-            for index, (prompt, seed, (width, height)) in enumerate(combinations)
+            for index, (_, prompt, seed, (width, height)) in enumerate(self._combinations())
         )
+
+    def _combinations(self) -> Iterator[tuple[int, SuitePrompt, int, tuple[int, int]]]:
+        """Yield number and settings of the prompt, seed and size of every item; the first prompt has the number 1."""
+        for number, prompt in enumerate(self.prompts, start=1):
+            for seed in self.seeds if prompt.seeds is None else prompt.seeds:
+                for size in self.sizes if prompt.sizes is None else prompt.sizes:
+                    yield number, prompt, seed, size
+
+    def prompt_numbers(self) -> tuple[int, ...]:
+        """Return the number of every item's prompt, counted from 1."""
+        return tuple(number for number, _, _, _ in self._combinations())
+
+    def render_labels(self) -> tuple[str, ...]:
+        """Return what every item's pictures are called in file names, such as `prompt-03-seed-1`.
+
+        A prompt with several sizes has the size as well: `prompt-03-seed-1-832x1216`.
+        """
+        digits = max(2, len(str(len(self.prompts))))
+        labels = []
+        for number, prompt, seed, (width, height) in self._combinations():
+            label = f"prompt-{number:0{digits}}-seed-{seed}"
+            sizes = self.sizes if prompt.sizes is None else prompt.sizes
+            labels.append(f"{label}-{width}x{height}" if len(sizes) > 1 else label)
+        return tuple(labels)
 
     def _sampling(self, prompt: SuitePrompt) -> Sampling:
         sampler = prompt.sampler or self.sampler

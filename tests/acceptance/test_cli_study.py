@@ -53,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "trial 12, 13/13" in resumed
     assert "trial 2, 3/13" not in resumed
     assert "final 7/7: trial " in resumed
+    assert re.search(r"^report: .*/short~\w+-report\.html$", resumed, flags=re.MULTILINE)
     return folder
 
 

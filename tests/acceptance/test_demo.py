@@ -51,5 +51,7 @@ def test_the_demo_finds_proves_and_exports_a_merge_better_than_both_parents(tmp_
 
     assert "tensors of the file are equal, to the bit, to the merge in memory" in done.stdout
     assert "renders of the file are identical, to the bit, to those that were scored" in done.stdout
+    (report,) = (tmp_path / "run" / "demo-artifacts").glob("demo~*-report.html")
+    assert report.name in done.stdout
     with safe_open(tmp_path / "run" / "best-merge.safetensors", framework="pt") as file:
         assert "mergetune.recipe" in file.metadata()

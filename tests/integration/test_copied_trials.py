@@ -72,7 +72,7 @@ def trials_to_copy(folder: Path) -> list[CopiedTrial]:
                     machine={"device": "cpu"},
                 ),
                 files=files,
-                renders=(0,) if number == 1 else (),
+                renders={0: "0000.png"} if number == 1 else {},  # as an earlier version called it
                 has_contact_sheet=number < 3,
                 features=files.load_features,
                 worker_id="w",
@@ -99,8 +99,9 @@ def begin(url: str, folder: Path) -> None:
     space, _ = space_and_blueprint()
     database = open_database(url)
     try:
-        copied = CopiedTrials(trials_to_copy(folder), distributions(space), Artifacts.beside(url, folder / "artifacts"))
         spec = parse_spec(SPEC.format(name="new"), base_dir=Path("/"))
+        artifacts, labels = Artifacts.beside(url, folder / "artifacts"), spec.suite.render_labels()
+        copied = CopiedTrials(trials_to_copy(folder), distributions(space), artifacts, labels)
         stored_studies.create_study(database, spec, files, ["maximize"], ["objective"], copied)
     finally:
         database.close()
@@ -153,6 +154,7 @@ def test_a_study_begins_with_copies_of_everything(database: Database, tmp_path: 
             assert (trial.params, trial.value) == (copied.params, copied.result.objectives["objective"])
     (kept,) = [each.file for each in stored_renders.load_renders(records, rows[1]) if each.file is not None]
     assert artifacts.store.read(kept) == b"a picture"
+    assert kept.endswith("/trial-1-prompt-01-seed-0.png")
     assert rows[1].contact_sheet is not None
     assert artifacts.for_optuna.open_reader(rows[1].contact_sheet).read() == b"a picture"
     (meta,) = get_all_artifact_meta(optunas.trials[1], storage=database.storage)

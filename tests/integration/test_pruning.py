@@ -46,16 +46,18 @@ def stored(tmp_path: Path) -> tuple[StudyRecords, Artifacts]:
         left.store.write(left.name(SHEET), bytes(SIZE))
         if trial.state == "failed":
             continue
-        for file in (SHEET, FEATURES, *map(render_file, range(ITEMS))):
+        for file in (SHEET, FEATURES, *(render_file(trial.number, str(item)) for item in range(ITEMS))):
             mine.store.write(mine.name(file), bytes(SIZE))
         with database.write() as connection:
             connection.execute(tables.trials.update().where(tables.trials.c.id == trial.id).values(sheet=mine.sheet_id))
             for item in range(ITEMS):
                 which = (tables.renders.c.trial_id == trial.id) & (tables.renders.c.item == item)
-                connection.execute(tables.renders.update().where(which).values(file=mine.name(render_file(item))))
+                connection.execute(
+                    tables.renders.update().where(which).values(file=mine.name(render_file(trial.number, str(item))))
+                )
     stored_trials.start_trial(records, TRIALS, Origin("sampler", "gp"), trials[2].recipe, "busy")
     busy = artifacts.of_trial(records.study.key, TRIALS, "busy")
-    busy.store.write(busy.name(render_file(0)), bytes(SIZE))
+    busy.store.write(busy.name(render_file(TRIALS, "0")), bytes(SIZE))
     artifacts.store.write("studies/another/0-w/sheet.jpg", bytes(SIZE))
     artifacts.store.write("uploads/12345678-1234-4321-8765-0123456789ab", bytes(SIZE))
     return records, artifacts
@@ -85,8 +87,13 @@ def test_renders_and_leftovers_go_and_nothing_else(
     best = {row.number for row in best_trials(rows, study_objective(records.study))}
     wanted = set() if keep == "none" else {0, 1} | best
     dropped = {row.number for row in rows if row.state == "complete"} - wanted
-    renders, orphans = ITEMS * len(dropped), TRIALS
-    told = f"{renders} renders of {len(dropped)} trials and {orphans} files that belong to no trial"
+    final = [artifacts.of_final(records.study.key).name(render_file(number, "0")) for number in (0, 1, 5)]
+    for name in final:
+        artifacts.store.write(name, bytes(SIZE))
+    before |= set(final)
+    renders, orphans = ITEMS * len(dropped) + (len(final) if keep == "none" else 0), TRIALS
+    held = f", {len(final)} of the final," if keep == "none" else ""
+    told = f"{ITEMS * len(dropped)} renders of {len(dropped)} trials{held} and {orphans} files that belong to no trial"
     size = f"{(renders + orphans) * SIZE / 1e6:,.1f} MB in {artifacts.location}"
     said = mergetune("prune-artifacts", "cats", "--keep", keep, "--dry-run", code=0).out
     assert said.split() == f"would remove {told}: {size}".split()

@@ -126,7 +126,8 @@ def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune
             short.artifacts.of_trial(short.records.study.key, row.number, row.worker_id)
             for short, row in ((new, ours), (before, theirs))
         )
-        assert mine.files() == other.files() > {render_file(item) for item in range(2 * len(PROMPTS))}
+        labels = before.records.study.spec.suite.render_labels()
+        assert mine.files() == other.files() > {render_file(ours.number, label) for label in labels}
     assert "4 of 4 trials of short are scored anew" in said
     best = max(rows_of(before), key=lambda row: row.objectives["objective"])
     assert f"best by the new objective: trial {best.number} ({best.origin}, from short trial {best.number})" in said
@@ -167,8 +168,7 @@ def test_only_images_that_are_what_was_scored_count(folder: Path, mergetune: Cal
     before = look(folder, "short")
     whole = {row.number: found_in(before, row) for row in rows_of(before)}
     gone, broken, other = (
-        Path(before.artifacts.location)
-        / before.artifacts.of_trial(before.records.study.key, row.number, row.worker_id).name(render_file(2))
+        Path(before.artifacts.location) / str(stored_renders.load_renders(before.records, row)[2].file)
         for row in rows_of(before)[1:]
     )
     gone.unlink()

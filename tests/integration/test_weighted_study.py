@@ -37,7 +37,7 @@ def test_weights_and_exceptions_reach_scores_gains_and_objectives(tmp_path: Path
         unit = short.runtime.infos["sharpness"].unit
         assert row.objectives["objective"] == pytest.approx(expected / unit)
         assert {"sharpness", "contrast", "objective"} == row.gains.keys()
-    files = sorted(tmp_path.rglob("0003.png"))
+    files = sorted(tmp_path.rglob("trial-*-prompt-02-seed-2.png"))
     assert files
     found = read_published(files[0])
     assert (found.prompt, found.seed, found.width, found.steps) == ("a cat", 2, 64, 1)

@@ -22,14 +22,14 @@ def demo(
         ),
     ] = Path("demo-run"),
 ) -> None:
-    """Run the built-in demo study, export the winner, and print where the results are."""
+    """Run the built-in demo study, export the winner, and print where its report and the other results are."""
     import studies
     from optimizer.cli.commands.export import export
     from optimizer.cli.workers.loading import load_stored_study
     from optimizer.cli.workers.model_folders import searched_folders
     from optimizer.cli.workers.new_study import start_study
     from optimizer.cli.workers.session import work_on
-    from studies.files.artifacts import PictureKind, picture_name
+    from studies.files.artifacts import PictureKind, picture_name, report_name
     from studies.records.database import open_database
     from studies.records.stored_studies import list_studies
     from studies.spec.study import load_spec
@@ -56,6 +56,7 @@ def demo(
     for title, shows in pictures.items():
         if (picture := folder / picture_name(name, key, shows)).exists():
             console.print(f"{title:<15} {escaped(str(picture))}", soft_wrap=True)
+    console.print(f"report          {escaped(str(folder / report_name(name, key)))}", soft_wrap=True)
     console.print(f"the best merge  {escaped(str(winner))}", soft_wrap=True)
     shown = advised("dashboard", storage)
     console.print(f"dashboard       {escaped(shown)}", soft_wrap=True)

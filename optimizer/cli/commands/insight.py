@@ -226,8 +226,8 @@ def _side(database: Database, name: str) -> Side:
 
 def _overview(found: StudyComparison) -> ReportTable:
     """Return a table with the trials, best objective and gains of both."""
-    from optimizer.cli.views.progress import gain_text
     from optimizer.cli.views.tables import ReportTable
+    from optimizer.trial.gain_text import gain_text
 
     sides = (found.first, found.second)
     table = ReportTable("studies compared")

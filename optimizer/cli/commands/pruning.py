@@ -50,7 +50,7 @@ def prune_artifacts(
         remove_waste(records, store, waste)
     console.print(
         f"{'would remove' if dry_run else 'removed'} {counted(len(waste.renders), 'render')} of "
-        f"{counted(len(waste.trials), 'trial')} and "
+        f"{counted(len(waste.trials), 'trial')}{f', {len(waste.final)} of the final,' if waste.final else ''} and "
         f"{counted(len(waste.orphans), 'file that belongs', 'files that belong')} to no trial: "
         f"{waste.bytes / 1e6:,.1f} MB in {escaped(store.location)}",
         soft_wrap=True,

@@ -153,7 +153,7 @@ def _verdict(before: StudyRecords, records: StudyRecords) -> Iterator[str]:
 
 
 def _in_words(trial: StoredTrial, objective: Objective) -> str:
-    from optimizer.cli.views.progress import gain_text
+    from optimizer.trial.gain_text import gain_text
 
     values = [
         f"{name} {trial.objectives[name]:.4g}"

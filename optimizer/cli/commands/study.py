@@ -1,4 +1,4 @@
-"""The commands `mergetune study ...`: check, start, resume, finish, list, show, stop, pause, priority."""
+"""The commands `mergetune study ...`: check, start, resume, finish, list, show, report, stop, pause, priority."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from basics.names import plain, typed_path
-from optimizer.cli.commands import doctor, insight, pruning, rescoring
+from optimizer.cli.commands import doctor, insight, pruning, reporting, rescoring
 from optimizer.cli.common import (
     ArtifactFolder,
     CacheFolder,
@@ -43,6 +43,7 @@ SpecFile = Annotated[
 ]
 app.command()(insight.importance)
 app.command()(insight.compare)
+app.command()(reporting.report)
 app.command()(doctor.doctor)
 app.command()(pruning.prune_artifacts)
 app.command()(rescoring.rescore)
@@ -157,8 +158,10 @@ def resume(
         patiently,
         print_end,
         print_outcome,
+        print_report,
         work_on,
     )
+    from studies.files.artifacts import Artifacts
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study, set_budget
     from studies.records.stored_trials import load_trials
@@ -193,6 +196,7 @@ def resume(
         return
     if runtime is None:
         print_outcome(records, artifacts)
+        print_report(records, Artifacts.beside(url, artifacts))
         print_end(records, models)
         return
     others = environments_of_others(count, runtime, url, artifacts, caches)
@@ -216,7 +220,7 @@ def finish(
     from optimizer.cli.views.report import print_study, study_objective
     from optimizer.cli.views.study_page import describe_study
     from optimizer.cli.workers.loading import load_stored_study
-    from optimizer.cli.workers.session import database_to_work, retry_for
+    from optimizer.cli.workers.session import database_to_work, print_report, retry_for
     from optimizer.search.shortlist import by_value
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study
@@ -235,6 +239,7 @@ def finish(
     finish_study(records, runtime, folder, reporter, retry_for(reporter))
     describe_study(records, folder)
     print_study(records, every_trial=False)
+    print_report(records, folder)
 
 
 @app.command(name="list")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,19 +10,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from basics.messages import counted
 from optimizer.cli.common import console, escaped, interactive
-from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
 from optimizer.trial.best import choice_of
+from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.repeats import note_of_repeats
 from optimizer.trial.verdict import is_better, suspicion
+from studies.files.artifacts import Render, render_file
 from studies.records.finals import Final, Finalist, lacks_final, store_final
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
+from studies.spec.published.render_texts import merge_name, render_texts
 from studies.system.advice import advised
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def finish_study(
     reporter: Reporter,
     retry: Retry,
 ) -> Final:
-    """Hold the final with live progress, store it, and draw its contact sheet.
+    """Hold the final with live progress, store it with its renders, and draw its contact sheet.
 
     Args:
         retry: waits while the database or the artifact store cannot be reached.
@@ -51,6 +53,7 @@ def finish_study(
         FinalError: there is nothing to compare.
     """
     from optimizer.outcome.final import hold_final
+    from optimizer.rendering.contact_sheet import thumbnail
     from optimizer.search.shortlist import by_posterior
 
     study = records.study
@@ -58,27 +61,68 @@ def finish_study(
     rank = retry(lambda: by_posterior(records, runtime.objective, trials))
     pictures: Pictures = {}
     reporter.report(FinalStarted(images=_images(study)))
-    with _progress(_images(study), pictures) as watch:
+
+    def keep(trial: StoredTrial, images: Sequence[Tensor]) -> None:
+        on_sheet = (study.spec.final.top + len(study.parents)) * len(images)
+        pictures[trial.number] = [thumbnail(image, on_sheet) for image in images]
+        if study.spec.render.keep != "none":
+            retry(lambda: _save_renders(study, trial, images, artifacts))
+
+    with _progress(_images(study), keep) as watch:
         final = hold_final(runtime, trials, rank, watch)
     retry(lambda: store_final(records, final))
+    retry(lambda: _remove_former(study, final, artifacts))
     reporter.report(FinalHeld(final=final))
-    sheet = retry(lambda: _save_sheet(study, final, pictures, artifacts))
+    sheet = retry(lambda: _save_sheet(study, final, trials, pictures, artifacts))
     console.print(f"contact sheet of the parents and the candidates: {escaped(sheet)}", soft_wrap=True)
     return final
 
 
-def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts: Artifacts) -> str:
+def _save_renders(stored: StoredStudy, trial: StoredTrial, images: Sequence[Tensor], artifacts: Artifacts) -> None:
+    """Store the held-out renders of a trial at full size.
+
+    Args:
+        images: uint8 [3, h, w], in item order.
+    """
+    suite, name = stored.spec.held_out, merge_name(stored.name, trial.number)
+    artifacts.of_final(stored.key).save_renders(
+        [
+            Render(
+                file=render_file(trial.number, label),
+                pixels=image.numpy(),
+                texts=render_texts(item, suite, trial.recipe, name, trial.origin.parent),
+            )
+            for label, item, image in zip(suite.render_labels(), suite.items(), images, strict=True)
+        ]
+    )
+
+
+def _remove_former(stored: StoredStudy, final: Final, artifacts: Artifacts) -> None:
+    """Remove the renders of an earlier final that are not of this one."""
+    labels, files = stored.spec.held_out.render_labels(), artifacts.of_final(stored.key)
+    wanted = {render_file(finalist.number, label) for finalist in final.finalists for label in labels}
+    for file in sorted(files.files() - wanted):
+        artifacts.store.remove(files.name(file))
+
+
+def _save_sheet(
+    stored: StoredStudy, final: Final, trials: Sequence[StoredTrial], pictures: Pictures, artifacts: Artifacts
+) -> str:
     """Draw parents and candidates side by side on renders that the search never saw, and return where the sheet is."""
+    from optimizer.observe.study_sheet import column_heading, row_captions
     from optimizer.rendering.contact_sheet import comparison_sheet
 
-    columns = []
+    objective, columns = Objective.of(stored.spec, stored.spec.infos), []
+    by_number = {trial.number: trial for trial in trials}
     for finalist in final.finalists:
         if finalist.number in pictures:
-            heading = str(finalist.origin) if finalist.is_parent else f"trial {finalist.number}"
-            role = _role(finalist, final)
-            columns.append((f"{heading}: {role}" if role else heading, pictures[finalist.number]))
-    captions = [item.prompt for item in stored.spec.held_out.items()]
-    sheet = comparison_sheet(f"{stored.name}, the final", columns, captions, blocks=min(2, -(-len(captions) // 8)))
+            heading = column_heading(
+                stored, by_number[finalist.number], finalist.held_out, objective, _role(finalist, final)
+            )
+            columns.append((heading, pictures[finalist.number]))
+    captions = row_captions(stored.spec.held_out)
+    title = f"{stored.name}, the final: renders that the search never saw, and held-out gains"
+    sheet = comparison_sheet(title, columns, captions, blocks=min(2, -(-len(captions) // 8)), thumbnails=True)
     return artifacts.save_picture(stored.name, stored.key, "final", sheet)
 
 
@@ -90,9 +134,14 @@ def _role(finalist: Finalist, final: Final) -> str:
 
 
 @contextmanager
-def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
+def _progress(images: int, keep: Callable[[StoredTrial, Sequence[Tensor]], None]) -> Iterator[FinalWatch]:
+    """Give the callbacks of a final that show its progress.
+
+    Args:
+        images: held-out ones of a trial.
+        keep: is given each trial with its images, uint8 [3, h, w].
+    """
     from optimizer.outcome.final import FinalWatch
-    from optimizer.rendering.contact_sheet import thumbnail
 
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not interactive()) as progress:
@@ -108,13 +157,10 @@ def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
                 line = f"final {len(started)}/{total}: trial {trial.number}, {trial.origin}, {images} held-out images"
                 console.print(line, soft_wrap=True, markup=False)
 
-        def on_finished(trial: StoredTrial, rendered: Sequence[Tensor]) -> None:
-            pictures[trial.number] = [thumbnail(image) for image in rendered]
-
         yield FinalWatch(
             started=on_started,
             rendered=lambda done: progress.update(renders, completed=done),
-            finished=on_finished,
+            finished=keep,
         )
 
 

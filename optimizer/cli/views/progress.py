@@ -24,11 +24,12 @@ from optimizer.observe.events import (
 )
 from optimizer.search.depth.ties import split_of
 from optimizer.search.stopping import own_trials
+from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_gains, stopped_after
 from studies.records.cached_reads import CachedTrials
 from studies.records.study_records import StudyRecords
-from studies.records.values import Gain, StoredTrial
+from studies.records.values import StoredTrial
 from studies.system.advice import advised
 
 FINISHING = "finishing this trial; press Ctrl-C again to leave now (resume will run it again)"
@@ -169,12 +170,6 @@ def _reduction(event: BatchReduced) -> str:
     done = " decoded" if event.component == "vae" else ""
     images = f"{counted(event.images, 'image')}{done}"
     return f"out of memory: from now on {images} at once, and the same on such machines ({event.reason})"
-
-
-def gain_text(gain: Gain) -> str:
-    """Return a gain with its interval, as `+1.23 (+0.98 to +1.48)`."""
-    interval = "" if gain.low is None or gain.high is None else f" ({gain.low:+.3g} to {gain.high:+.3g})"
-    return f"{gain.value:+.3g}{interval}"
 
 
 def _stages(trial: StoredTrial) -> str:

@@ -6,27 +6,25 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import numpy as np
-from optuna.artifacts.exceptions import ArtifactNotFound
 from sqlalchemy.exc import SQLAlchemyError
 
 from basics.messages import counted, in_one_line
 from optimizer.cli.common import console, escaped
 from optimizer.cli.views.final import print_final, print_repeats
 from optimizer.cli.views.front import print_front
-from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
 from optimizer.search.depth.ties import split_before, split_in_words
 from optimizer.search.stopping import own_trials, stored_end
 from optimizer.trial.best import Best, By, best_of, load_results
 from optimizer.trial.front import check_weights
+from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
 from optimizer.trial.stored_scores import trial_scores
 from scorers.protocol import ScorerInfo
 from studies.errors import StudyError
 from studies.files.artifacts import Artifacts
-from studies.records import optuna_studies, stored_renders, stored_studies
+from studies.records import optuna_studies, stored_studies
 from studies.records.database import Database
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
@@ -273,6 +271,7 @@ def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
     Of the final's choice the search's renders are stored only if it was the best observed trial too: otherwise that one
     is drawn, and the final's own picture shows its choice.
     """
+    from optimizer.observe.study_sheet import column_heading, row_captions, stored_images, tables_for
     from optimizer.rendering.contact_sheet import comparison_sheet
 
     study, (trials, final) = records.study, load_results(records)
@@ -282,34 +281,18 @@ def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
     if best is not None:
         roles[best.trial.number] = SHORT_ROLES[best.by]
     parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
-    columns = [
-        (f"{trial.origin}: {role}" if (role := roles.get(trial.number)) else str(trial.origin), images)
-        for trial in parents
-        for images in [_stored_images(records, artifacts, trial)]
-    ]
+
+    def column(trial: StoredTrial, role: str) -> tuple[str, list[Tensor]]:
+        heading = column_heading(study, trial, trial.gains, objective, role)
+        return heading, stored_images(records, artifacts, trial)
+
+    columns = [column(trial, roles.get(trial.number, "")) for trial in parents]
     merges = [] if best is None else [best.merge, *best_trials(trials, objective)]
     candidates = {trial.number: trial for trial in merges if trial is not None and trial not in parents}
-    found = [
-        (f"{roles.get(trial.number, 'best merge')}: trial {trial.number}", _stored_images(records, artifacts, trial))
-        for trial in candidates.values()
-    ]
-    columns += next(([column] for column in found if column[1]), found[:1])
+    found = [column(trial, roles.get(trial.number, "best merge")) for trial in candidates.values()]
+    columns += next(([each] for each in found if each[1]), found[:1])
     if not columns or not all(images for _, images in columns):
         return None
-    captions = [item.prompt for item in study.spec.suite.items()]
-    sheet = comparison_sheet(study.name, columns, captions, blocks=min(4, -(-len(captions) // 8)))
+    captions = row_captions(study.spec.suite)
+    sheet = comparison_sheet(study.name, columns, captions, blocks=tables_for(len(captions)))
     return artifacts.save_picture(study.name, study.key, "best", sheet)
-
-
-def _stored_images(records: StudyRecords, artifacts: Artifacts, trial: StoredTrial) -> list[Tensor]:
-    """Read a trial's renders, uint8 [3, height, width] each; none where one of them is not stored."""
-    import torch
-
-    files = [render.file for render in stored_renders.load_renders(records, trial)]
-    try:
-        pictures = [artifacts.open_render(file) for file in files if file is not None]
-    except ArtifactNotFound:
-        return []
-    if len(pictures) < len(files):
-        return []
-    return [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]

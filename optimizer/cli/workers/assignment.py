@@ -153,7 +153,7 @@ class TerminalHost:
             yield self._monitoring.reporter(records, people)
 
     def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
-        """Hold a study's final, store it, and print what it found.
+        """Hold a study's final, store it, print what it found, and write the study's report.
 
         Raises:
             FinalError: there is nothing to compare.
@@ -161,6 +161,7 @@ class TerminalHost:
         from optimizer.cli.views.final import finish_study
         from optimizer.cli.views.progress import OutageReporter
         from optimizer.cli.views.study_page import describe_study
+        from optimizer.cli.workers.session import print_report
         from optimizer.observe.events import reporting_retry
 
         console.print(f"holding the final of {escaped(records.study.name)}", soft_wrap=True)
@@ -168,6 +169,7 @@ class TerminalHost:
         retry = reporting_retry(reporter, self._patience_seconds)
         finish_study(records, runtime, self._artifacts, reporter, retry)
         retry(lambda: describe_study(records, self._artifacts))
+        retry(lambda: print_report(records, self._artifacts))
 
     def report(self, event: Event) -> None:
         """Print what happens between two studies, and log it."""

@@ -104,9 +104,11 @@ def work_on(
     describe_study(records, folder)
     if stopped:
         console.print(escaped(f"Stopped. Continue with: {_resume_command(records, models)}"), soft_wrap=True)
-    elif finished == 0:
+        return False
+    print_report(records, folder)
+    if finished == 0:
         print_end(records, models)
-    return not stopped
+    return True
 
 
 def _moved_to(records: StudyRecords, runtime: Runtime) -> tuple[Path, ...]:
@@ -194,6 +196,17 @@ def print_outcome(records: StudyRecords, artifacts: str | Path | None) -> None:
     sheet = save_comparison(records, Artifacts.beside(records.database.url, artifacts))
     if sheet is not None:
         console.print(f"contact sheet of the parents and the best: {escaped(sheet)}", soft_wrap=True)
+
+
+def print_report(records: StudyRecords, artifacts: Artifacts) -> None:
+    """Write the report of a study that has ended, and print where it is."""
+    from optimizer.cli.views.report import study_objective
+    from optimizer.report.page import save_report
+
+    with console.status("writing the report"):
+        where = save_report(records, study_objective(records.study), artifacts)
+    if where is not None:
+        console.print(f"report: {escaped(where)}", soft_wrap=True)
 
 
 def print_end(records: StudyRecords, models: Sequence[Path] | None = None) -> None:

@@ -15,6 +15,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from studies.spec.published.a1111_keys import notes_of_unknown, notes_of_ways
@@ -232,14 +233,25 @@ def _notes_of_noise(pairs: Mapping[str, str]) -> Iterator[str]:
         yield f"its noise was drawn as {pairs['RNG'][:20]}, so {EXACTLY_NOT}"
 
 
-def write_infotext(item: SuiteItem, suite: SuiteSettings) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelNames:
+    """The model that a render shows."""
+
+    name: str
+    sha256: str | None = None  # the beginning of its file's; None for a merge that is in no file
+    recipe: str | None = None  # the beginning of the sha256 of a merge's recipe
+
+
+def write_infotext(item: SuiteItem, suite: SuiteSettings, model: ModelNames | None = None) -> str:
     """Return the text of a render of ours, much as A1111 would write it; `parse_infotext` gives all of it back.
 
     Args:
         suite: what the item belongs to.
+        model: what it shows, which other programs then name; None: it is not told.
     """
     negative = f"{NEGATIVE} {item.negative}\n" if item.negative else ""
-    line = ", ".join(f"{key}: {value}" for key, value in (_said(item) | _said_of_suite(suite)).items())
+    said = _said(item) | _said_of_model(model) | _said_of_suite(suite)
+    line = ", ".join(f"{key}: {value}" for key, value in said.items())
     plain = f"{item.prompt}\n{negative}{line}"
     read = parse_infotext(plain)
     unlike = {
@@ -267,6 +279,16 @@ def _said(item: SuiteItem) -> dict[str, object]:
         **guidance,
         **said_of_hires(sampling.hires),
     }
+
+
+def _said_of_model(model: ModelNames | None) -> dict[str, object]:
+    """Return a model by A1111's names; what a colon, a comma or another line would break is a JSON string."""
+    if model is None:
+        return {}
+    said: dict[str, object] = {} if model.sha256 is None else {"Model hash": model.sha256}
+    breaks = any(sign in model.name for sign in ',:"') or model.name.splitlines() != [model.name]
+    said["Model"] = json.dumps(model.name) if breaks else model.name
+    return said if model.recipe is None else said | {"Recipe hash": model.recipe}
 
 
 def _said_of_suite(suite: SuiteSettings) -> dict[str, object]:

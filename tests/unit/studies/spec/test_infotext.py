@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from studies.errors import SpecError
 from studies.spec.hires import UPSCALERS, HiresSettings
-from studies.spec.published.infotext import parse_infotext, write_infotext
+from studies.spec.published.infotext import ModelNames, parse_infotext, write_infotext
 from studies.spec.published.settings import SUITE_WIDE, PublishedError, PublishedSettings, checked
 from studies.spec.published.suites import one_suite, prompt_settings, suite_section
 from studies.spec.samplers import SAMPLERS, SCHEDULES
@@ -85,6 +85,23 @@ def test_a_render_of_ours_gives_back_all_of_its_settings(suite: SuiteSettings) -
     again = {name: getattr(found, name) for name in SUITE_WIDE}
     assert SuiteSettings.model_validate({**again, "prompts": [prompt_settings(found)]}).items() == suite.items()
     assert again == {name: getattr(suite, name) for name in SUITE_WIDE}
+
+
+@given(suites(), st.text(min_size=1), st.booleans())
+def test_the_name_of_a_model_changes_no_other_setting(suite: SuiteSettings, name: str, has_file: bool) -> None:
+    item = suite.items()[0]
+    model = ModelNames(name=name, sha256="a" * 10) if has_file else ModelNames(name=name, recipe="b" * 10)
+    assert read(write_infotext(item, suite, model)) == read(write_infotext(item, suite))
+
+
+def test_a_model_is_named_as_a1111_names_it() -> None:
+    suite = SuiteSettings.model_validate({"prompts": ["a lion"]})
+    file = ModelNames(name="dreamshaper_8", sha256="879db523c3")
+    assert "Size: 512x512, Clip skip: 1, Model hash: 879db523c3, Model: dreamshaper_8, RNG: CPU" in write_infotext(
+        suite.items()[0], suite, file
+    )
+    merge = ModelNames(name="cats, dogs: 2-trial-7", recipe="0123456789")
+    assert 'Model: "cats, dogs: 2-trial-7", Recipe hash: 0123456789' in write_infotext(suite.items()[0], suite, merge)
 
 
 @given(suites())

@@ -1,0 +1,293 @@
+"""The report as one HTML page: it needs nothing from elsewhere, and whatever people wrote is escaped.
+
+A policy in the page forbids every request and every script but its own, so a prompt could do nothing even if its
+escaping failed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from basics.messages import counted
+from basics.texts import visible
+from optimizer.errors import NothingToReportError, TooFewTrialsError
+from optimizer.insight.importance import RELIABLE, Findings, Insight, insight
+from optimizer.report.figures import Progress, progress_of
+from optimizer.report.pictures import Pictures, load_pictures, shows_final
+from optimizer.report.prompts import PromptGains, prompt_gains
+from optimizer.report.results import Results, objective_gain, results_of
+from optimizer.report.tables import candidates_of, score_rows
+from optimizer.report.unet import unet_of
+from optimizer.report.verdict import verdict_of
+from optimizer.report.wording import decimals, interval, plain_number, signed, with_interval
+from optimizer.trial.objective import Objective
+from search_spaces.blocks import Architecture, places
+from studies.files.artifacts import Artifacts
+from studies.recipe.file import RecipePaths, recipe_text
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
+
+WIDE, NARROW = (1120.0, 380.0), (360.0, 300.0)  # of the figure of gain against trial, in pixels
+RANKED: Final = 12  # numbers of the search in the list of what mattered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A model whose pictures and scores are shown."""
+
+    trial: StoredTrial
+    name: str
+    note: str
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mattered:
+    """One number of the search, and how much it mattered."""
+
+    name: str
+    share: float
+    value: str
+
+
+def report_page(
+    records: StudyRecords,
+    objective: Objective,
+    artifacts: Artifacts,
+    *,
+    weights: Mapping[str, float] | None = None,
+    full: bool = False,
+) -> str:
+    """Return the report of a study as HTML.
+
+    Args:
+        weights: of several objectives, to choose from their front.
+        full: whether pictures are the stored PNGs; else they are made to fit into a page of `PAGE_BYTES`.
+
+    Raises:
+        NothingToReportError: no trial is complete.
+        WeightsError: the weights cannot choose.
+        ArtifactError: the artifact store fails.
+    """
+    results = results_of(records, objective, weights)
+    columns = _columns(results)
+    trials = [column.trial for column in columns]
+    held_out = shows_final(results, artifacts, trials)
+    prompts = prompt_gains(results, held_out=held_out)
+    order = [each.item.index for prompt in prompts.prompts for each in prompt.items]
+    pictures = load_pictures(results, artifacts, trials, order, held_out=held_out, full=full)
+    facts = _facts(results)
+    environment = _environment()
+    script = Markup(_source(environment, "script.js"))  # noqa: S704 - our own file
+    return environment.get_template("report.html.j2").render(
+        **_of_result(results, prompts, columns),
+        **_of_figures(results, facts),
+        **_of_recipe(results),
+        pictures=pictures,
+        picture_notes=_picture_notes(results, pictures, prompts, held_out=held_out),
+        settings=_settings(results),
+        style=Markup(_source(environment, "style.css")),  # noqa: S704 - our own file
+        script=script,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def save_report(records: StudyRecords, objective: Objective, artifacts: Artifacts) -> str | None:
+    """Store the report of a study beside its pictures, and return where it is; None where there is nothing to report.
+
+    Raises:
+        ArtifactError: the artifact store fails.
+    """
+    try:
+        page = report_page(records, objective, artifacts)
+    except NothingToReportError:
+        return None
+    return artifacts.save_report(records.study.name, records.study.key, page)
+
+
+def _environment() -> Environment:
+    """Return where templates come from: everything they show is escaped, and control characters are made visible."""
+    environment = Environment(
+        loader=PackageLoader("optimizer.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+    )
+    environment.filters |= {
+        "signed": signed,
+        "plain": plain_number,
+        "interval": interval,
+        "with_interval": with_interval,
+        "counted": counted,
+    }
+    return environment
+
+
+def _source(environment: Environment, name: str) -> str:
+    assert environment.loader is not None  # noqa: S101 - `_environment` gives one
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _columns(results: Results) -> tuple[Column, ...]:
+    """Return the parents, then the chosen merge."""
+    chosen = results.chosen
+    parents = [
+        Column(
+            trial=trial,
+            name=f"{letter}: {results.parent_file(letter)}",
+            note=f"parent {letter}, trial {trial.number}",
+            chosen=trial is chosen,
+        )
+        for letter, trial in results.parents.items()
+    ]
+    if chosen.origin.parent is not None:
+        return tuple(parents)
+    role = "chosen in the final" if results.winner is not None else "best of the search"
+    if results.front is not None:
+        role = "chosen from the front"
+    return (*parents, Column(trial=chosen, name=f"trial {chosen.number}", note=f"{chosen.title}, {role}", chosen=True))
+
+
+def _facts(results: Results) -> Insight | None:
+    try:
+        return insight(results.records, results.objective, fits_model=False)
+    except TooFewTrialsError:
+        return None
+
+
+def _of_result(results: Results, prompts: PromptGains, columns: Sequence[Column]) -> dict[str, Any]:
+    study = results.study
+    gain = objective_gain(results.gains, results.objective)
+    return {
+        "study": study,
+        "results": results,
+        "verdict": verdict_of(results, prompt_gains(results, held_out=results.is_held_out)),
+        "gain": None if results.chosen.origin.parent is not None else gain,
+        "objective": results.objective,
+        "columns": columns,
+        "prompts": prompts,
+        "scores": score_rows(results, [column.trial for column in columns]),
+        "candidates": candidates_of(results),
+        "counts": _counts(results),
+        "began": _date(study.created_at),
+        "written": _date(datetime.now().timestamp()),  # noqa: DTZ005 - local time, as people read it
+    }
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _counts(results: Results) -> tuple[str, ...]:
+    """Say how much work the study was."""
+    trials = results.trials
+    states = [trial.state for trial in trials]
+    stopped = sum(trial.estimated for trial in trials)
+    images = sum(trial.rendered for trial in trials)
+    minutes = sum(sum(trial.seconds.values()) for trial in trials) / 60
+    facts = [counted(states.count("complete"), "complete trial")]
+    facts += [f"{stopped} of them stopped early"] if stopped else []
+    facts += [f"{states.count('failed')} failed"] if "failed" in states else []
+    facts += [f"{states.count('running')} in progress"] if "running" in states else []
+    facts += [counted(images, "image")] if images else []
+    return (*facts, f"{minutes:,.0f} minutes of work" if minutes >= 1 else f"{60 * minutes:.0f} seconds of work")
+
+
+def _of_figures(results: Results, facts: Insight | None) -> dict[str, Any]:
+    figures = [
+        (wide, narrow)
+        for name in results.objective.names
+        if (wide := _progress(results, name, WIDE)) and (narrow := _progress(results, name, NARROW))
+    ]
+    findings: Sequence[Findings | None] = (None,) if facts is None else facts.findings
+    drawn = [(unet_of(results, facts, each), _mattered(results, facts, each)) for each in findings]
+    return {
+        "figures": figures,
+        "unets": [(unet, mattered) for unet, mattered in drawn if unet is not None],
+        "facts": facts,
+        "reliable": RELIABLE,
+    }
+
+
+def _progress(results: Results, name: str, size: tuple[float, float]) -> Progress | None:
+    return progress_of(results, name, width=size[0], height=size[1])
+
+
+def _mattered(results: Results, facts: Insight | None, findings: Findings | None) -> tuple[Mattered, ...]:
+    """Return the numbers of the search that mattered most."""
+    if facts is None or findings is None:
+        return ()
+    best = facts.params_of(results.chosen) or {}
+    ranked = sorted(findings.shares.items(), key=lambda each: -each[1])[:RANKED]
+    return tuple(
+        Mattered(name=name, share=share, value=decimals(best[name]) if name in best else "") for name, share in ranked
+    )
+
+
+def _of_recipe(results: Results) -> dict[str, Any]:
+    """Return the chosen merge's recipe: its files with hashes, its numbers, and the file that makes it again."""
+    study, recipe = results.study, results.chosen.recipe
+    spec = study.spec
+    paths = RecipePaths(
+        parents={parent.letter: Path(parent.path.name) for parent in study.parents},
+        loras=[Path(lora.path.name) for lora in spec.loras.values()] if recipe.loras else [],
+        vae=None if spec.vae is None else Path(spec.vae.name),
+    )
+    comment = f"study {study.name}, trial {results.chosen.number} ({results.chosen.title})"
+    return {
+        "recipe": recipe,
+        "sizes": {parent.letter: parent.bytes for parent in study.parents},
+        "places": places(Architecture(recipe.architecture)),
+        "recipe_yaml": recipe_text(recipe, paths, comment),
+    }
+
+
+def _settings(results: Results) -> dict[str, str]:
+    """Return every setting, for people: title -> YAML."""
+    study = results.study
+    found = {
+        "The whole spec": _as_yaml(study.spec.model_dump(mode="json")),
+        "Software that began it": _as_yaml(dict(study.software)),
+        "Machine of the chosen trial": _as_yaml(dict(results.chosen.machine)),
+        "Digests": _as_yaml(
+            {"suite": study.suite_digest, "recipe": results.chosen.recipe.digest, **study.fingerprints}
+        ),
+    }
+    return {title: text for title, text in found.items() if text}
+
+
+def _as_yaml(data: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=100) if data else ""
+
+
+def _picture_notes(results: Results, pictures: Pictures, prompts: PromptGains, *, held_out: bool) -> tuple[str, ...]:
+    """Say what pictures are shown, and what is not."""
+    notes = []
+    if results.is_held_out and not held_out:
+        notes.append("The final's renders are not stored, so this is of the search's own renders.")
+    if pictures.urls:
+        seen = "that the search never saw" if held_out else "of the search"
+        notes.append(f"Renders {seen}, with the same noise in every column.")
+    else:
+        notes.append("No renders are stored, so there are no pictures: set `render: {keep: best}` in the spec.")
+    if pictures.longer_side is not None:
+        notes.append(f"Made smaller, to {pictures.longer_side} pixels, to keep the page small; --full has them whole.")
+    if pictures.left_out:
+        notes.append(f"{counted(pictures.left_out, 'picture')} left out to keep the page small; --full has them.")
+    if pictures.lost:
+        notes.append(f"{counted(pictures.lost, 'render')} not found in the artifact store.")
+    if prompts.score is not None and prompts.left_out:
+        notes.append(f"Gains by prompt are without {', '.join(prompts.left_out)}: a score of the whole set.")
+    return tuple(notes)

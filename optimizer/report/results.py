@@ -1,0 +1,150 @@
+"""What a report is about: a study's trials, its final, the trial that it stands for, and the scores that tell why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optimizer.errors import NothingToReportError
+from optimizer.trial.best import Best, best_of, load_results
+from optimizer.trial.front import Front, front_of
+from optimizer.trial.objective import SINGLE, Objective
+from optimizer.trial.ranking import parent_trials
+from optimizer.trial.stored_scores import scores_of, trial_scores
+from scorers.protocol import ScorerInfo
+from studies.records.finals import Final, Finalist
+from studies.records.study_records import StudyRecords
+from studies.records.values import Gain, StoredStudy, StoredTrial
+from studies.spec.suite import SuiteSettings
+from studies.system.advice import advised
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The results of a study as its report tells them."""
+
+    records: StudyRecords
+    objective: Objective
+    trials: tuple[StoredTrial, ...]  # every trial that was started
+    final: Final | None  # the last one, which may be outdated
+    chosen: StoredTrial  # see `chosen_of`
+    front: Front | None  # of several objectives
+
+    @property
+    def study(self) -> StoredStudy:
+        """The study."""
+        return self.records.study
+
+    @property
+    def infos(self) -> dict[str, ScorerInfo]:
+        """What each scorer's numbers mean."""
+        return {name: entry.info for name, entry in self.study.spec.scorers.items()}
+
+    @property
+    def parents(self) -> dict[str, StoredTrial]:
+        """Letter -> the trial of that parent alone, of parents that have scores."""
+        found = parent_trials(self.trials)
+        return {letter: trial for letter, trial in sorted(found.items()) if trial.state == "complete"}
+
+    @property
+    def current_final(self) -> Final | None:
+        """The final, unless trials have finished since."""
+        return None if self.final is None or self.final.is_outdated(self.trials) else self.final
+
+    @property
+    def winner(self) -> Finalist | None:
+        """The final's choice, if it still holds."""
+        return None if self.current_final is None else self.current_final.winner
+
+    @property
+    def gains(self) -> Mapping[str, Gain]:
+        """The chosen trial's gains over the better parent: held-out ones if the final chose it or had it."""
+        finalist = self.finalist(self.chosen.number)
+        return finalist.held_out if finalist is not None and finalist.held_out else self.chosen.gains
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether `gains` are of renders that the search never saw."""
+        finalist = self.finalist(self.chosen.number)
+        return finalist is not None and bool(finalist.held_out)
+
+    def finalist(self, number: int) -> Finalist | None:
+        """Return how a trial fared in the final; None if there is no current one, or it took no part or failed."""
+        finalists = () if self.current_final is None else self.current_final.finalists
+        return next((each for each in finalists if each.number == number and each.failure is None), None)
+
+    def parent_name(self, letter: str) -> str:
+        """Return a parent as people know it, such as `parent A (realistic-v5)`."""
+        return f"parent {letter} ({self.parent_file(letter)})"
+
+    def parent_file(self, letter: str) -> str:
+        """Return the name of a parent's file, without its suffix."""
+        return next(each.path.stem for each in self.study.parents if each.letter == letter)
+
+    def suite(self, *, held_out: bool) -> SuiteSettings:
+        """Return the final's suite, or the search's."""
+        return self.study.spec.held_out if held_out else self.study.spec.suite
+
+    def gains_on(self, *, held_out: bool) -> Mapping[str, Gain]:
+        """Return the chosen trial's gains on one of the suites."""
+        return self.gains if held_out == self.is_held_out else self.chosen.gains
+
+    def scores(self, trial: StoredTrial, *, held_out: bool) -> Scored:
+        """Return the scores of a trial on one of the suites; empty for one without."""
+        if held_out:
+            finalist = self.finalist(trial.number)
+            if finalist is None:
+                return Scored(by_item={}, means={})
+            scores = scores_of(self.suite(held_out=True).items(), finalist.image_scores, finalist.set_scores)
+            return Scored(by_item=finalist.image_scores, means=dict(finalist.objectives) | scores.means)
+        stored = trial_scores(self.records, trial)
+        by_item = {name: tuple(map(float, values)) for name, values in stored.by_item.items()}
+        return Scored(by_item=by_item, means=dict(trial.objectives) | stored.means)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """The scores of one trial on one suite."""
+
+    by_item: Mapping[str, tuple[float, ...]]  # image scorer -> a value per item, NaN where it leaves one out
+    means: Mapping[str, float]  # objective or scorer -> its value for the whole suite
+
+
+def results_of(records: StudyRecords, objective: Objective, weights: Mapping[str, float] | None = None) -> Results:
+    """Read what a study's report is about.
+
+    Args:
+        weights: of several objectives, to choose from their front.
+
+    Raises:
+        NothingToReportError: no trial is complete.
+        WeightsError: the weights cannot choose.
+    """
+    trials, final = load_results(records)
+    best = best_of(trials, final, objective, weights)
+    if best is None:
+        showing = advised(f'study show "{records.study.name}" --trials', records.database.url)
+        raise NothingToReportError(
+            f"study {records.study.name!r} has no complete trial, so there is nothing to report: see `{showing}`"
+        )
+    return Results(
+        records=records,
+        objective=objective,
+        trials=tuple(trials),
+        final=final,
+        chosen=chosen_of(best),
+        front=None if objective.terms else front_of(trials, objective),
+    )
+
+
+def chosen_of(best: Best) -> StoredTrial:
+    """Return the trial that a report shows beside the parents.
+
+    It is the best one; but where the final chose a parent, the merge that was the best there, as what it lost is told.
+    """
+    return best.merge if best.by == "final" and best.merge is not None else best.trial
+
+
+def objective_gain(gains: Mapping[str, Gain], objective: Objective) -> Gain | None:
+    """Return the gain in the single objective; None where there are several, or it is not known."""
+    return gains.get(SINGLE) if objective.terms else None

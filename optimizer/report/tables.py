@@ -1,0 +1,124 @@
+"""The tables of a report: every score beside the parents' own, and who else was considered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optimizer.report.results import Results
+from optimizer.search.shortlist import by_value
+from optimizer.trial.objective import SINGLE
+from optimizer.trial.verdict import is_worse, suspicion
+from studies.records.finals import Final
+from studies.records.values import Gain, StoredTrial
+
+BEST_SHOWN = 5  # trials of a search without a final
+FRONT_SHOWN = 40  # members of a front
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRow:
+    """One score of all that are shown."""
+
+    label: str
+    higher: bool  # whether more is better
+    values: tuple[float | None, ...]  # in the order of the columns; None: it has none
+    gain: Gain | None  # the chosen merge's
+    lost: bool  # surely behind the better parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A trial that was considered."""
+
+    number: int
+    title: str
+    searched: tuple[tuple[str, Gain], ...]  # gains in the search, by objective
+    held_out: tuple[tuple[str, Gain], ...]  # gains in the final
+    values: tuple[tuple[str, float], ...]  # objectives
+    note: str
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """Those that were considered, and what they are."""
+
+    title: str
+    held_out: bool  # whether there was a final
+    rows: tuple[Candidate, ...]
+
+
+def score_rows(results: Results, trials: Sequence[StoredTrial]) -> tuple[ScoreRow, ...]:
+    """Return every score of some trials: the objective first."""
+    infos, suite = results.infos, results.suite(held_out=results.is_held_out)
+    scored = [results.scores(trial, held_out=results.is_held_out).means for trial in trials]
+    rows = []
+    for name in (*((SINGLE,) if results.objective.terms else ()), *infos):
+        info = infos.get(name)
+        label = name if info is None else info.report_name(len(suite.looked_at_by(name)))
+        gain = results.gains.get(name)
+        rows.append(
+            ScoreRow(
+                label=label if info is None or name in {label, info.name} else f"{name}: {label}",
+                higher=info is None or info.direction == "maximize",
+                values=tuple(means.get(name) for means in scored),
+                gain=gain,
+                lost=gain is not None and is_worse(gain),
+            )
+        )
+    return tuple(rows)
+
+
+def candidates_of(results: Results) -> Candidates:
+    """Return who took part in the final; without one the members of the front, or the best of the search."""
+    if results.current_final is not None:
+        return _of_final(results, results.current_final)
+    if results.front is not None:
+        members = results.front.members[:FRONT_SHOWN]
+        return Candidates(
+            title="The front: no trial is better in every objective",
+            held_out=False,
+            rows=tuple(_candidate(results, trial) for trial in members),
+        )
+    whole = [trial for trial in results.trials if trial.is_whole]
+    best = by_value(results.objective)(whole)[:BEST_SHOWN]
+    rows = tuple(_candidate(results, trial) for trial in best)
+    return Candidates(title="The best trials of the search", held_out=False, rows=rows)
+
+
+def _of_final(results: Results, final: Final) -> Candidates:
+    by_number = {trial.number: trial for trial in results.trials}
+    names = results.objective.names
+    rows = []
+    for finalist in final.candidates:
+        gamed = suspicion(finalist, results.objective)
+        note = f"failed: {finalist.failure}" if finalist.failure is not None else ""
+        rows.append(
+            Candidate(
+                number=finalist.number,
+                title=by_number[finalist.number].title if finalist.number in by_number else str(finalist.origin),
+                searched=_named(finalist.in_sample, names),
+                held_out=_named(finalist.held_out, names),
+                values=tuple(finalist.objectives.items()),
+                note=note or (f"looks gamed: {gamed}" if gamed is not None else ""),
+                chosen=finalist.chosen,
+            )
+        )
+    return Candidates(title="The finalists", held_out=True, rows=tuple(rows))
+
+
+def _candidate(results: Results, trial: StoredTrial) -> Candidate:
+    return Candidate(
+        number=trial.number,
+        title=trial.title,
+        searched=() if trial.origin.parent is not None else _named(trial.gains, results.objective.names),
+        held_out=(),
+        values=tuple(trial.objectives.items()),
+        note="",
+        chosen=trial.number == results.chosen.number,
+    )
+
+
+def _named(gains: Mapping[str, Gain], names: Sequence[str]) -> tuple[tuple[str, Gain], ...]:
+    return tuple((name, gains[name]) for name in names if name in gains)
