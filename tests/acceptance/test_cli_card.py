@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,6 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from search_spaces.block_weights import parse_block_weights
 from search_spaces.blocks import Architecture
+from studies.files.artifacts import Artifacts, Render, render_file
+from studies.records.database import open_database
+from studies.records.stored_renders import drop_files
+from studies.records.stored_studies import open_study
+from studies.records.stored_trials import load_trials
 
 UNIFORM = 2  # number of the trial that merges uniformly, with 0.25
 NAME = "füchse: 1"
@@ -115,3 +121,22 @@ def test_lost_pictures_are_told_and_left_out(made: Path, tmp_path: Path, call: C
     told = " ".join(said.out.split())
     assert "5 renders of this trial cannot be shown" in told
     assert "of an earlier card, and not of this merge: best-2.png" in told
+
+
+def test_renders_of_the_final_are_shown_where_the_search_kept_none(made: Path, tmp_path: Path, call: Call) -> None:
+    records = open_study(open_database(f"sqlite:///{made}/study.db", create=False), "short")
+    drop_files(records, load_trials(records)[0])
+    call("--trial", "0", "-o", "without.safetensors", "--card", code=0)
+    assert "no render of this trial was kept" in (tmp_path / "without.md").read_text()
+
+    held_out = records.study.spec.held_out
+    file = render_file(0, held_out.render_labels()[1])
+    pixels = np.full((3, 64, 64), 7, np.uint8)
+    final = Artifacts.beside(records.database.url, made / "artifacts").of_final(records.study.key)
+    final.save_renders([Render(file=file, pixels=pixels)])
+    call("--trial", "0", "-o", "with.safetensors", "--card", code=0)
+    text = (tmp_path / "with.md").read_text()
+    assert f"Seed: {held_out.items()[1].seed}" in text
+    assert "no render of this trial was kept" not in text
+    with Image.open(tmp_path / "with-1.png") as picture:
+        assert np.array(picture).max() == 7

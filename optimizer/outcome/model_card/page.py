@@ -38,7 +38,7 @@ class Card:
     contents: Sequence[Content]
     verdict: str  # Markdown
     examples: Sequence[Example]
-    no_examples: str  # why there are none or few, for people; empty where there are enough
+    no_examples: str  # why there are none, or fewer, for people; empty where nothing is missing
     suite_loras: Sequence[str]  # file names of LoRAs on top of every picture, which the file does not have
     workflow: Workflow
     workflow_file: str  # its name beside the page

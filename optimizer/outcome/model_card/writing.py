@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-from PIL import Image
 
 from basics.files import open_to_write
-from basics.messages import counted
-from optimizer.errors import ScoredImageLost
 from optimizer.families.registry import model_family
 from optimizer.merging.engine.export import Exported, atomic_file
 from optimizer.outcome.model_card.contents import contents_of
-from optimizer.outcome.model_card.names import MOST_EXAMPLES, CardFiles, model_name_of
+from optimizer.outcome.model_card.examples import load_examples
+from optimizer.outcome.model_card.names import CardFiles, model_name_of
 from optimizer.outcome.model_card.page import Card, Example, page
 from optimizer.outcome.model_card.verdict import Judged, verdict
 from optimizer.outcome.model_card.workflow import comfy_workflow
 from optimizer.rendering.prediction import flow_hint
 from optimizer.runtime.plan import Plan
-from optimizer.trial.scored_images import read_images
 from search_spaces.blocks import Architecture
 from studies.files.artifacts import Artifacts
-from studies.records.stored_renders import load_renders
 from studies.records.study_records import StudyRecords
-from studies.records.values import StoredRender
-from studies.spec.published.infotext import write_infotext
-from studies.spec.suite import SuiteItem, SuiteSettings
-
-PARAMETERS: Final = "parameters"  # A1111's keyword in a PNG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +42,7 @@ def write_card(
     """
     trial, study, files = judged.trial, records.study, CardFiles.beside(file.path)
     files.refuse(overwrite=overwrite)
-    images, lost = _images(records, judged, artifacts)
+    examples = load_examples(records, trial, artifacts)
     workflow = comfy_workflow(trial.recipe, plan.ingredients, model_name_of(file.path))
     card = Card(
         name=model_name_of(file.path),
@@ -65,33 +53,26 @@ def write_card(
         contents=contents_of(trial.recipe, plan.ingredients),
         verdict=verdict(study, judged),
         examples=[
-            Example(file=path.name, prompt=item.prompt, settings=_settings(content, item, study.spec.suite))
-            for path, (item, content) in zip(files.pictures, images.items(), strict=False)
+            Example(file=path.name, prompt=picture.prompt, settings=picture.settings)
+            for path, picture in zip(files.pictures, examples.pictures, strict=False)
         ],
-        no_examples=lost,
+        no_examples=examples.lack,
         suite_loras=[lora.path.name for lora in plan.suite_loras.loras],
         workflow=workflow,
         workflow_file=files.workflow.name,
         usage_hint=flow_hint(plan.prediction) if plan.prediction.kind == "flow" else "",
     )
-    contents = dict(zip(files.pictures, images.values(), strict=False))
+    contents = {path: picture.content for path, picture in zip(files.pictures, examples.pictures, strict=False)}
     if workflow.text is not None:
         contents[files.workflow] = workflow.text.encode()
     for path, content in {**contents, files.page: page(card).encode()}.items():
         _write(path, content, overwrite=overwrite)
     notes = (
-        *([lost] if lost else []),
+        *([examples.lack] if examples.lack else []),
         *_workflow_notes(workflow.text, workflow.gaps),
         *_left_over(files, contents),
     )
     return WrittenCard(page=files.page, beside=tuple(contents), notes=notes)
-
-
-def _settings(picture: bytes, item: SuiteItem, suite: SuiteSettings) -> str:
-    """Return what a picture's file says of its settings; what the suite says where the file says nothing."""
-    with Image.open(io.BytesIO(picture)) as file:
-        said = file.info.get(PARAMETERS)
-    return said if isinstance(said, str) else write_infotext(item, suite)
 
 
 def _workflow_notes(text: str | None, gaps: Sequence[str]) -> list[str]:
@@ -108,30 +89,3 @@ def _left_over(files: CardFiles, written: Mapping[Path, bytes]) -> list[str]:
 def _write(path: Path, content: bytes, *, overwrite: bool) -> None:
     with atomic_file(path, overwrite=overwrite) as temporary, open_to_write(temporary) as file:
         file.write(content)
-
-
-def _images(records: StudyRecords, judged: Judged, artifacts: Artifacts) -> tuple[dict[SuiteItem, bytes], str]:
-    """Return item -> the file of its kept render, for a few items; and why there are none, for people."""
-    items = records.study.spec.suite.items()
-    kept = [render for render in load_renders(records, judged.trial) if render.file is not None]
-    found: dict[SuiteItem, bytes] = {}
-    lost = 0
-    for render in _shown_first(kept, items):
-        if len(found) == MOST_EXAMPLES:
-            break
-        try:
-            read_images(artifacts, [render])
-        except ScoredImageLost:
-            lost += 1
-            continue
-        found[items[render.item]] = artifacts.store.read(render.file or "")
-    if not kept:
-        return {}, "There are no example pictures: no render of this trial was kept"
-    return found, "" if not lost else f"{counted(lost, 'render')} of this trial cannot be shown: gone or changed since"
-
-
-def _shown_first(renders: Sequence[StoredRender], items: Sequence[SuiteItem]) -> list[StoredRender]:
-    """Return renders with one of each prompt first."""
-    first = {items[render.item].prompt: render for render in reversed(renders)}
-    firsts = [render for render in renders if first[items[render.item].prompt] is render]
-    return [*firsts, *(render for render in renders if render not in firsts)]
