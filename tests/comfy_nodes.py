@@ -27,6 +27,7 @@ SDXL_RATIOS = (
 )  # fmt: skip
 
 Weights = dict[str, Tensor]  # in float32: ComfyUI computes a weight with all its patches, and rounds it once
+Run = Callable[[Mapping[str, Weights], Mapping[str, Any], Path], tuple[Weights, ...]]  # inputs, values, folder
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def saved_by(workflow: str, folder: Path) -> Weights:
     data = json.loads(workflow)
     assert data["version"] == 0.4
     nodes = {node["id"]: node for node in data["nodes"]}
-    links = {link: (source, slot, kind) for link, source, slot, _, _, kind in data["links"]}
+    links: dict[int, tuple[int, int, str]] = {
+        link: (source, slot, kind) for link, source, slot, _, _, kind in data["links"]
+    }
     _require_consistent(data, nodes)
     known: dict[int, tuple[Weights, ...]] = {}
 
@@ -93,7 +96,7 @@ def saved_by(workflow: str, folder: Path) -> Weights:
             known[number] = _RUNS[node["type"]](inputs, values, folder)
         return known[number]
 
-    (save,) = (node["id"] for node in data["nodes"] if node["type"] == "CheckpointSave")
+    (save,) = (int(node["id"]) for node in data["nodes"] if node["type"] == "CheckpointSave")
     return computed(save)[0]
 
 
@@ -132,7 +135,7 @@ def _by_block(inputs: Mapping[str, Weights], values: Mapping[str, Any], _: Path)
     return (_patched(inputs["model1"], inputs["model2"], strengths),)
 
 
-def _pair(strengths: Callable[[Mapping[str, Any]], tuple[float, float]]) -> Callable[..., tuple[Weights, ...]]:
+def _pair(strengths: Callable[[Mapping[str, Any]], tuple[float, float]]) -> Run:
     def run(inputs: Mapping[str, Weights], values: Mapping[str, Any], _: Path) -> tuple[Weights, ...]:
         first, second = inputs.values()
         skipped = (".position_ids", ".logit_scale")
@@ -176,7 +179,7 @@ def _save(inputs: Mapping[str, Weights], _: Mapping[str, Any], __: Path) -> tupl
     return ({**inputs["model"], **inputs["clip"], **inputs["vae"]},)
 
 
-_RUNS: Mapping[str, Callable[..., tuple[Weights, ...]]] = {
+_RUNS: Mapping[str, Run] = {
     "CheckpointLoaderSimple": _load,
     "VAELoader": _load_vae,
     "LoraLoader": _with_lora,
