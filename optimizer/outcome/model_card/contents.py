@@ -63,10 +63,8 @@ def contents_of(recipe: Recipe, files: Ingredients) -> tuple[Content, ...]:
 
 def agreed_licence(contents: Sequence[Content]) -> str | None:
     """Return the licence that all files name, however it is spelled; None where one names another, or none."""
-    licences = [each.licence for each in contents]
-    if any(licence is None for licence in licences) or len({_letters(licence or "") for licence in licences}) != 1:
-        return None
-    return licences[0]
+    spellings = {_letters(each.licence or "") for each in contents}
+    return contents[0].licence if len(spellings) == 1 and "" not in spellings else None
 
 
 def hub_licence(licence: str) -> str | None:

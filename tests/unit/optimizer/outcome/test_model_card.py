@@ -131,6 +131,7 @@ def test_front_matter_is_yaml_for_any_text(text: str) -> None:
         (("MIT", "Apache-2.0"), {}),
         (("MIT", None), {}),
         ((None, None), {}),
+        (("?", "!"), {}),
         (("a" * 150 + "b" + "a" * 250, "a" * 250 + "b" + "a" * 150), {}),
     ],
 )
