@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optimizer.families.clip import END, HEAD_WIDTH, ClipL, OpenClip, essential_clip_keys, essential_open_clip_keys
-from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily, TextReader
+from optimizer.families.family import ComfyMerge, Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily, TextReader
 from optimizer.families.shapes import Shapes, shape_of
 from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion, essential_keys
 from optimizer.families.views import Component
@@ -141,5 +141,16 @@ FAMILY: Final[ModelFamily] = SDXL(
         architecture="stable-diffusion-xl-v1-base",
         implementation="https://github.com/Stability-AI/generative-models",
         resolution="1024x1024",
+    ),
+    comfy_merge=ComfyMerge(
+        node="ModelMergeSDXL",
+        inputs=(
+            "time_embed.",
+            "label_emb.",
+            *(f"input_blocks.{number}" for number in range(9)),
+            *(f"middle_block.{number}" for number in range(3)),
+            *(f"output_blocks.{number}" for number in range(9)),
+            "out.",
+        ),
     ),
 )
