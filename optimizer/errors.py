@@ -15,6 +15,7 @@
     ├── NothingToReportError      a study has no complete trial
     ├── WeightsError              weights of objectives that cannot be used
     ├── ExportError               the file was not written
+    ├── NoCoreNodeError           ComfyUI cannot do a part of a merge with its own nodes
     ├── ScoredImageLost           an image that was scored is not stored any more
     ├── ObservationError          a log that cannot be written, or metrics that cannot be served
     └── StorageError              the study database or the folder beside it cannot be used
@@ -95,6 +96,10 @@ class WeightsError(OptimizerError):
 
 class ExportError(OptimizerError):
     """The merged file could not be written, or is not the model that was scored."""
+
+
+class NoCoreNodeError(OptimizerError):
+    """ComfyUI's core nodes cannot do a part of a merge."""
 
 
 class ScoredImageLost(OptimizerError):  # noqa: N818 - an outcome: what needs the image goes on without it

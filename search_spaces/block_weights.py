@@ -1,4 +1,4 @@
-"""Parsing of the community's block-weight strings into ratios.
+"""Parsing of the community's block-weight strings into ratios, and writing of them.
 
 A string holds the numbers that a person would type into a merge extension: `BASE,IN00,..,M00,OUT00,..`, with or without
 BASE. 0 is A and 1 is B, as in this project.
@@ -7,8 +7,9 @@ BASE. 0 is A and 1 is B, as in this project.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-from search_spaces.blocks import VAE, Architecture, blocks, text_encoders
+from search_spaces.blocks import VAE, Architecture, blocks, place_label, text_encoders
 from search_spaces.errors import BlockWeightsError
 from search_spaces.families.registry import family_of
 
@@ -31,6 +32,25 @@ def parse_block_weights(text: str, architecture: Architecture) -> dict[str, floa
         **dict(zip(blocks(architecture), weights, strict=True)),
         VAE: 0.0,
     }
+
+
+def format_block_weights(ratios: Mapping[str, float], architecture: Architecture) -> str:
+    """Return ratios as a string with BASE: `parse_block_weights` gives them back, the VAE's apart.
+
+    Args:
+        ratios: of every place. The VAE's is left out, for strings have none.
+
+    Raises:
+        BlockWeightsError: the text encoders differ, and a string has one number for all of them.
+    """
+    base = {ratios[encoder] for encoder in text_encoders(architecture)}
+    if len(base) > 1:
+        told = " and ".join(
+            f"{ratios[encoder]:g} for {place_label(encoder, architecture)}" for encoder in text_encoders(architecture)
+        )
+        raise BlockWeightsError(f"block weights have one number, BASE, for all text encoders; the merge has {told}")
+    numbers = (*base, *(ratios[block] for block in blocks(architecture)))
+    return ",".join(repr(number).removesuffix(".0") for number in numbers)
 
 
 def _number(item: str, position: int) -> float:

@@ -43,7 +43,7 @@ PAUSE = (0.3, 2.5)  # seconds between two kills
 
 
 class Log(Recorder):
-    """A reporter that records every trial that its worker has finished, in one file for all workers."""
+    """A reporter that records every trial that its worker has completed, in one file for all workers."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Log(Recorder):
 
     def report(self, event: Event) -> None:
         super().report(event)
-        if isinstance(event, TrialEnded):
+        if isinstance(event, TrialEnded) and event.stored.state == "complete":
             with self._path.open("a") as file:
                 file.write(f"{event.stored.number}\n")
 

@@ -40,6 +40,14 @@ class HeaderNames:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComfyMerge:
+    """ComfyUI's core node that merges the family's U-Nets block by block (nodes_model_merging_model_specific.py)."""
+
+    node: str
+    inputs: tuple[str, ...]  # its ratios in their order: each is called as the keys begin that it applies to
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeyNames:
     """The prefixes of the keys in the family's files, and the parts that some files leave out."""
 
@@ -88,8 +96,8 @@ class ModelFamily(Protocol):
         """Names in the header of a merged file."""
 
     @property
-    def size_step(self) -> int:
-        """Pixels by which a side of an image grows, a multiple of `studies.spec.sizes.FINEST_STEP`."""
+    def comfy_merge(self) -> ComfyMerge | None:
+        """The node of ComfyUI that merges its blocks; None where no core node does."""
 
     @property
     def pipeline_classes(self) -> Mapping[Component, str]:

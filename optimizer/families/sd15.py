@@ -9,7 +9,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from optimizer.families.clip import END, ClipL, essential_clip_keys
-from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily, TextReader
+from optimizer.families.family import ComfyMerge, Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily, TextReader
 from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion, essential_keys
 from optimizer.families.views import Component
 from search_spaces.families import sd15
@@ -77,7 +77,6 @@ FAMILY: Final[ModelFamily] = SD15(
     up_levels_without_attention={0},
     latent_scale=0.18215,
     image_size=512,
-    size_step=64,  # latents are halved three times
     lora=LoraNames(
         prefixes={"unet": "lora_unet_", "text_encoder": "lora_te_"},
         clips={"text_encoder": "clip_l"},
@@ -91,5 +90,16 @@ FAMILY: Final[ModelFamily] = SD15(
         architecture="stable-diffusion-v1",
         implementation="https://github.com/CompVis/stable-diffusion",
         resolution="512x512",
+    ),
+    comfy_merge=ComfyMerge(
+        node="ModelMergeSD1",
+        inputs=(
+            "time_embed.",
+            "label_emb.",
+            *(f"input_blocks.{number}." for number in range(12)),
+            *(f"middle_block.{number}." for number in range(3)),
+            *(f"output_blocks.{number}." for number in range(12)),
+            "out.",
+        ),
     ),
 )

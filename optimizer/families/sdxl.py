@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optimizer.families.clip import END, HEAD_WIDTH, ClipL, OpenClip, essential_clip_keys, essential_open_clip_keys
-from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily, TextReader
+from optimizer.families.family import ComfyMerge, Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily, TextReader
 from optimizer.families.shapes import Shapes, shape_of
 from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion, essential_keys
 from optimizer.families.views import Component
@@ -128,7 +128,6 @@ FAMILY: Final[ModelFamily] = SDXL(
     up_levels_without_attention={2},
     latent_scale=0.13025,
     image_size=1024,
-    size_step=32,  # latents are halved twice
     lora=LoraNames(
         prefixes={"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
         clips={"text_encoder": "clip_l", "text_encoder_2": "clip_g"},
@@ -142,5 +141,16 @@ FAMILY: Final[ModelFamily] = SDXL(
         architecture="stable-diffusion-xl-v1-base",
         implementation="https://github.com/Stability-AI/generative-models",
         resolution="1024x1024",
+    ),
+    comfy_merge=ComfyMerge(
+        node="ModelMergeSDXL",
+        inputs=(
+            "time_embed.",
+            "label_emb.",
+            *(f"input_blocks.{number}" for number in range(9)),
+            *(f"middle_block.{number}" for number in range(3)),
+            *(f"output_blocks.{number}" for number in range(9)),
+            "out.",
+        ),
     ),
 )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from optimizer.errors import CheckpointError
 from optimizer.families.clip import TextEncoder
-from optimizer.families.family import HeaderNames, KeyNames, LoraNames
+from optimizer.families.family import ComfyMerge, HeaderNames, KeyNames, LoraNames
 from optimizer.families.shapes import Shapes, count, shape_of
 from optimizer.families.unet_names import unet_part, unet_views
 from optimizer.families.vae_names import vae_part, vae_views
@@ -98,7 +98,7 @@ class StableDiffusion(ABC):
     up_levels_without_attention: Collection[int]  # of the output blocks, counted from the deepest
     latent_scale: float
     image_size: int  # side of the training images, in pixels
-    size_step: int  # pixels by which a side of an image grows: a latent covers 8, and the U-Net halves latents further
+    comfy_merge: ComfyMerge | None = None
 
     @property
     def pipeline_classes(self) -> Mapping[Component, str]:

@@ -41,6 +41,7 @@ from studies.records.batch_limits import BatchLimit
 from studies.records.stored_studies import software_versions
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
+from studies.spec.fingerprints import suite_fingerprints, those_of_suite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +100,7 @@ def deliver(
     return Delivery(
         file=replace(written, path=target, notes=notes),
         proof=_proof(len(layout), found, trial),
-        difference=_difference(found, trial, machine_description(device), largest_batches.known),
+        difference=_difference(found, records, trial, machine_description(device), largest_batches.known),
     )
 
 
@@ -263,7 +264,11 @@ def _proof(tensors: int, found: RenderComparison | None, trial: StoredTrial) -> 
 
 
 def _difference(
-    found: RenderComparison | None, trial: StoredTrial, here: Mapping[str, str], limits: Sequence[BatchLimit]
+    found: RenderComparison | None,
+    records: StudyRecords,
+    trial: StoredTrial,
+    here: Mapping[str, str],
+    limits: Sequence[BatchLimit],
 ) -> str:
     """Say how renders differ, and why; empty where they do not."""
     if found is None:
@@ -272,7 +277,8 @@ def _difference(
         return ""
     return (
         f"{found.different} of {counted(found.scored, 'render')} of the file are not identical to those that were "
-        f"scored{_distance(found)}; {_reason(trial, here, limits)}. The weights are the same, so the file is kept"
+        f"scored{_distance(found)}; {_reason(records, trial, here, limits)}. The weights are the same, so the file is "
+        "kept"
     )
 
 
@@ -292,8 +298,12 @@ def _levels(value: float) -> str:
     return "less than 0.01" if value < 0.01 else f"{value:.2f}"
 
 
-def _reason(trial: StoredTrial, here: Mapping[str, str], limits: Sequence[BatchLimit]) -> str:
-    """Explain why equal weights gave other pixels, as far as the two machines' descriptions and batches tell."""
+def _reason(records: StudyRecords, trial: StoredTrial, here: Mapping[str, str], limits: Sequence[BatchLimit]) -> str:
+    """Explain why equal weights gave other pixels, as far as files, the machines' descriptions and batches tell."""
+    begun = those_of_suite(records.study.fingerprints)
+    others = [what for what, digest in suite_fingerprints(records.study.spec).items() if begun.get(what) != digest]
+    if others:
+        return f"not the files with which the study began: {', '.join(others)}"
     then = trial.machine
     pairs = {name: (then.get(name, "-"), here.get(name, "-")) for name in (*here, *CPU_SETTINGS)}
     pairs["batches"] = (_batches(trial.batch_limits), _batches(limits))

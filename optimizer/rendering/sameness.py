@@ -14,9 +14,12 @@ from itertools import chain
 
 from optimizer.families.registry import model_family
 from optimizer.rendering.batching import stages
+from optimizer.rendering.enlarging import needs_vae
 from optimizer.rendering.prompts.reading import PromptReader, Reading
+from optimizer.rendering.sampling.second_pass import all_steps
 from search_spaces.blocks import Architecture
-from studies.spec.samplers import SAMPLER_INFOS, Sampling
+from studies.spec.hires import NO_HIRES
+from studies.spec.samplers import SAMPLER_INFOS, ProgramName, Sampling
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteItem, SuiteSettings, noise_of
 
@@ -32,7 +35,8 @@ class ModelInput:
     zeroed: bool  # whether zeros stand for the negative prompt
     noise: int  # see `noise_of`; a Brownian path depends on the whole seed
     size: tuple[int, int]  # width and height in pixels
-    sampling: Sampling
+    sampling: Sampling  # of the first pass
+    second: tuple[object, ...] | None  # what decides the second pass beside the first, if there is one
 
 
 def model_inputs(suite: SuiteSettings, architecture: Architecture) -> tuple[ModelInput, ...]:
@@ -60,8 +64,25 @@ def _model_input(item: SuiteItem, suite: SuiteSettings, reader: PromptReader, *,
         zeroed=zeroes and negative is not None and negative[0].is_empty,
         noise=item.seed if SAMPLER_INFOS[item.sampling.sampler].is_brownian else noise_of(item.seed),
         size=(item.width, item.height),
-        sampling=item.sampling if item.sampling.is_guided else replace(item.sampling, cfg=1.0, cfg_rescale=0.0),
+        sampling=_once(item.sampling),
+        second=_second_pass(item, suite.noise),
     )
+
+
+def _once(sampling: Sampling) -> Sampling:
+    """Return the sampling of the first pass as it is written where several ways mean one."""
+    layers = tuple(sorted({"mid" if layer == "mid_block" else layer for layer in sampling.pag.layers}))
+    once = replace(sampling, hires=NO_HIRES, pag=sampling.pag.model_copy(update={"layers": layers}))
+    return once if once.is_guided else replace(once, cfg=1.0, cfg_rescale=0.0)
+
+
+def _second_pass(item: SuiteItem, program: ProgramName) -> tuple[object, ...] | None:
+    """Return size, steps and upscaler of a second pass; the steps of all levels stand for its strength."""
+    second, hires, size = item.sampling.second, item.sampling.hires, item.image_size
+    if second is None:
+        return None
+    stays = size == (item.width, item.height) and not needs_vae(hires.upscaler)
+    return size, second.steps, all_steps(second.steps, hires.denoise, program), None if stays else hires.upscaler
 
 
 def _readings(text: str, sampling: Sampling, reader: PromptReader, *, negative: bool = False) -> tuple[Reading, ...]:

@@ -115,6 +115,11 @@ def objection(trial: StoredTrial, final: Final | None, objective: Objective) -> 
     return _refusal(_finalist(final, trial), objective.names if objective.terms else ())
 
 
+def judged_gains(trial: StoredTrial, final: Final | None) -> tuple[Mapping[str, Gain], bool]:
+    """Return a trial's gains by name, and whether they are those of the final, which count more than the search's."""
+    return _gains(trial, _finalist(final, trial))
+
+
 # ------------------------------------------------------------------------------------------- one objective
 
 

@@ -25,6 +25,8 @@ from studies.records.finals import Final, Finalist
 from studies.records.stored_renders import load_renders, load_scores
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredTrial
+from studies.spec.hires import NO_HIRES
+from studies.spec.pag import NO_PAG
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteItem, SuiteSettings, noise_of
 
@@ -75,7 +77,8 @@ def _may_change(item: SuiteItem) -> bool:
 
 def _image(item: SuiteItem, folded: Callable[[str], bytes]) -> tuple[object, ...]:
     negative = folded(item.negative) if item.sampling.is_guided else None
-    settings = item.sampling, item.clip_skip
+    # One image may have its second pass, and its layers of PAG, written in several ways.
+    settings = replace(item.sampling, hires=NO_HIRES, pag=NO_PAG), item.clip_skip
     return noise_of(item.seed), item.width, item.height, folded(item.prompt), negative, settings
 
 

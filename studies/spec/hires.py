@@ -23,6 +23,8 @@ UpscalerName = Literal[LatentUpscaler, PixelUpscaler]
 LATENT_UPSCALERS: Final[tuple[str, ...]] = get_args(LatentUpscaler)
 UPSCALERS: Final[tuple[str, ...]] = (*LATENT_UPSCALERS, *get_args(PixelUpscaler))
 MOST_SCALE: Final = 8.0
+MOST_LEVELS: Final = 1000  # that a model has
+CELL: Final = 8  # pixels of a side that a latent covers
 
 
 def read_upscaler(value: Any) -> Any:
@@ -52,7 +54,10 @@ class HiresSettings(FrozenSettings):
         **dict.fromkeys(("hiressteps", "hrsecondpasssteps"), "steps"),
         **dict.fromkeys(("hiresupscaler", "hrupscaler", "upscalemethod"), "upscaler"),
         **dict.fromkeys(("size", "width", "height"), "write `scale`, by which both sides are multiplied"),
-        **dict.fromkeys(("sampler", "schedule", "cfg", "prompt"), "the second pass has those of the first"),
+        **dict.fromkeys(
+            ("sampler", "schedule", "cfg", "cfgrescale", "pag", "prompt", "negative", "seed", "seeds"),
+            "the second pass has that of the first",
+        ),
     }
     scale: float = Field(default=2.0, ge=1, le=MOST_SCALE)  # by which both sides are multiplied
     steps: int | None = Field(default=None, ge=1, le=1000)  # of the second pass; None: as many as the first has
@@ -65,18 +70,27 @@ class HiresSettings(FrozenSettings):
         return self.denoise > 0
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Return width and height of the second pass in pixels, from those of the first; cut, as A1111 cuts them."""
-        return int(width * self.scale), int(height * self.scale)
+        """Return width and height of the second pass in pixels, from those of the first: whole latents, as in A1111."""
+        return int(width * self.scale) // CELL * CELL, int(height * self.scale) // CELL * CELL
 
 
 NO_HIRES: Final = HiresSettings(scale=1, denoise=0)
 
 
-def _short_form(value: Any) -> Any:
-    """Return settings of a short form: false for none, true for the defaults, a number for the scale."""
-    if isinstance(value, bool):
-        return {} if value else NO_HIRES
-    return {"scale": value} if isinstance(value, (int, float)) else value
+def at_length(value: Any) -> Any:
+    """Return settings of a short form: false or 0 for none, true for the defaults, another number for the scale.
+
+    Raises:
+        ValueError: it is a text or a list.
+    """
+    if isinstance(value, (str, list, tuple)):
+        msg = f"expected false, a scale such as 1.5, or a mapping such as {{scale: 2, denoise: 0.5}}, got {value!r:.60}"
+        raise ValueError(msg)
+    if value is True:
+        return {}
+    if not isinstance(value, (int, float)):
+        return value
+    return {"scale": value} if value else NO_HIRES
 
 
 def _with_noise(hires: HiresSettings) -> HiresSettings:
@@ -86,4 +100,4 @@ def _with_noise(hires: HiresSettings) -> HiresSettings:
     return hires
 
 
-Hires = Annotated[HiresSettings, BeforeValidator(_short_form), AfterValidator(_with_noise)]
+Hires = Annotated[HiresSettings, BeforeValidator(at_length), AfterValidator(_with_noise)]

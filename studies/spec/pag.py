@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from basics.settings import FrozenSettings
+from studies.spec.words import as_list
 
 _LAYER: Final = re.compile(
     r"mid|down|up"  # every attention of this part
@@ -23,7 +24,7 @@ class PagSettings(FrozenSettings):
     """
 
     scale: float = Field(ge=0, le=100)  # 0: none
-    layers: tuple[str, ...] = Field(default=("mid",), min_length=1)
+    layers: Annotated[tuple[str, ...], BeforeValidator(as_list)] = Field(default=("mid",), min_length=1)
 
     @field_validator("layers")
     @classmethod
@@ -42,8 +43,17 @@ NO_PAG: Final = PagSettings(scale=0)
 
 
 def _of_scale(value: Any) -> Any:
-    """Return settings of a number, which is the scale: `pag: 3`; what is none is left to the settings' validation."""
-    return {"scale": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    """Return settings of a number, which is the scale: `pag: 3`, and of false, which is none.
+
+    Raises:
+        ValueError: it is true, a text or a list.
+    """
+    if value is False:
+        return {"scale": 0}
+    if value is True or isinstance(value, (str, list, tuple)):
+        msg = f"expected a scale such as 3, or a mapping such as {{scale: 3, layers: [mid]}}, got {value!r:.60}"
+        raise ValueError(msg)
+    return {"scale": value} if isinstance(value, (int, float)) else value
 
 
 Pag = Annotated[PagSettings, BeforeValidator(_of_scale), AfterValidator(lambda pag: pag if pag.scale else NO_PAG)]

@@ -6,5 +6,3 @@ from typing import Final
 
 SIZE_STEP: Final = 64  # a suite's sizes are multiples of it, and at least it: every model takes those
 MOST_PIXELS: Final = 4096
-# Multiples of it are the sizes that some family's U-Net takes; each family has a step of its own, which is a multiple.
-FINEST_STEP: Final = 32

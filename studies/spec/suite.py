@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from basics.names import plain
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
-from studies.spec.hires import NO_HIRES, Hires
+from studies.spec.hires import MOST_LEVELS, NO_HIRES, Hires, HiresSettings, at_length
 from studies.spec.pag import NO_PAG, Pag
 from studies.spec.presets import PresetName, read_preset, with_preset
 from studies.spec.sampler_names import apart, only_sampler, only_schedule
@@ -206,15 +206,22 @@ class SuiteSettings(FrozenSettings):
     def _plain_prompts(cls, value: Any) -> Any:
         return expand_prompts(value)
 
+    @field_validator("hires", mode="before")
+    @classmethod
+    def _no_hires(cls, value: Any) -> Any:
+        return NO_HIRES if value is None else value
+
     @field_validator("loras", mode="before")
     @classmethod
     def _list_of_loras(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
             msg = (
-                "LoRAs of a suite are a list of {path: FILE, strength: NUMBER}, on top of the merge while it is "
-                "rendered; those that are baked into the merge stand under `loras` beside `suite`"
+                "expected a list of {path: FILE, strength: NUMBER}, on top of the merge while it is rendered; LoRAs "
+                "that are baked into the merge stand under `loras` beside `suite`"
             )
             raise ValueError(msg)
+        if isinstance(value, str):
+            value = [value]
         if isinstance(value, (list, tuple)):
             return [{"path": lora} if isinstance(lora, str) else lora for lora in value]
         return value
@@ -255,6 +262,15 @@ class SuiteSettings(FrozenSettings):
             )
             raise ValueError(msg)
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hires_of_prompts(cls, data: Any) -> Any:
+        """Give prompts with settings of a second pass the suite's for those that they leave out."""
+        prompts = data.get("prompts") if isinstance(data, Mapping) else None
+        if not isinstance(prompts, (list, tuple)):
+            return data
+        return {**data, "prompts": [_with_hires(prompt, data.get("hires")) for prompt in prompts]}
 
     @model_validator(mode="before")
     @classmethod
@@ -309,13 +325,7 @@ class SuiteSettings(FrozenSettings):
                     f"{SIZE_STEP} to {MOST_PIXELS}"
                 )
                 raise ValueError(msg)
-            if max(item.image_size) > MOST_PIXELS:
-                width, height = item.image_size
-                msg = (
-                    f"hires of {item.width}x{item.height} gives {width}x{height}, and at most {MOST_PIXELS} are "
-                    "rendered"
-                )
-                raise ValueError(msg)
+            _refuse_second_pass(item)
         if len({replace(item, index=0, weight=1.0, without=()) for item in items}) < len(items):
             msg = "the suite contains the same render twice (prompt, seed, size and settings): remove one of them"
             raise ValueError(msg)
@@ -440,6 +450,40 @@ def expand_prompts(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [prompt if _is_settings(prompt) else {"prompt": prompt} for prompt in value]
     return value
+
+
+def _with_hires(prompt: Any, of_suite: Any) -> Any:
+    """Return a prompt whose `hires` has the suite's settings for those that it leaves out."""
+    if not isinstance(prompt, Mapping) or prompt.get("hires") is None:
+        return prompt
+    try:
+        own, usual = at_length(prompt["hires"]), at_length(of_suite)
+    except ValueError:  # the fields refuse it
+        return prompt
+    if isinstance(usual, HiresSettings):
+        usual = usual.model_dump() if usual.is_on else None
+    return {**prompt, "hires": {**usual, **own}} if isinstance(own, Mapping) and isinstance(usual, Mapping) else prompt
+
+
+def _refuse_second_pass(item: SuiteItem) -> None:
+    """Refuse a second pass that is too large, or the last steps of more than a model has levels.
+
+    Raises:
+        ValueError: it is.
+    """
+    hires, (width, height) = item.sampling.hires, item.image_size
+    if not hires.is_on:
+        return
+    if max(width, height) > MOST_PIXELS:
+        msg = f"hires of {item.width}x{item.height} gives {width}x{height}, and at most {MOST_PIXELS} are rendered"
+        raise ValueError(msg)
+    steps = hires.steps or item.sampling.steps
+    if steps / hires.denoise > MOST_LEVELS:
+        msg = (
+            f"hires makes {steps} steps at denoise {hires.denoise:g}, the last of {steps / hires.denoise:,.0f}, and a "
+            f"model has {MOST_LEVELS} noise levels: use a denoise of at least {steps / MOST_LEVELS:g}, or fewer steps"
+        )
+        raise ValueError(msg)
 
 
 def _is_settings(prompt: Any) -> bool:

@@ -156,6 +156,20 @@ def test_neither_recipe_nor_export_has_a_trace_of_them(
         assert word not in header
 
 
+def test_an_export_names_those_that_have_changed(short: ShortStudy, rows: list[StoredTrial], tmp_path: Path) -> None:
+    style = next(lora.path for lora in short.runtime.plan.suite_loras.loras if lora.name == "style")
+    before = style.read_bytes()
+    write_lora(style, Checkpoint.open(DEMO / "animals.safetensors").tensors, seed=99)
+    try:
+        watch, plan = Watch(written=quiet, compared=quiet, rendered=quiet), make_plan(short.study.spec, begun=True)
+        target = tmp_path / "merge.safetensors"
+        told = deliver(short.records, rows[2], plan, short.artifacts, target, overwrite=False, watch=watch)
+    finally:
+        style.write_bytes(before)
+    assert "not the files with which the study began: the LoRAs that the prompts name" in told.difference
+    assert target.exists()
+
+
 def test_an_export_never_replaces_them(short: ShortStudy, rows: list[StoredTrial]) -> None:
     ink = next(lora for lora in short.runtime.plan.suite_loras.loras if lora.name == "ink")
     before = ink.path.read_bytes()

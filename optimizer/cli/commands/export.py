@@ -26,7 +26,11 @@ from optimizer.cli.workers.model_folders import Moved, searched_folders
 from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
+    from optimizer.merging.engine.export import Exported
+    from optimizer.outcome.export import Delivery
+    from optimizer.runtime.plan import Plan
     from optimizer.trial.best import Best
+    from studies.files.artifacts import Artifacts
     from studies.records.study_records import StudyRecords
     from studies.records.values import StoredStudy, StoredTrial
 
@@ -57,6 +61,12 @@ def export(
             show_default=False,
         ),
     ] = None,
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card", help="Write a model card beside the file, with example pictures and a workflow for ComfyUI."
+        ),
+    ] = False,
     force: Annotated[
         bool,
         typer.Option(
@@ -68,8 +78,6 @@ def export(
     models: Moved = None,
 ) -> None:
     """Write a trial's merge as a .safetensors file, and prove that it is the model that was scored."""
-    from rich.progress import BarColumn, Progress, TextColumn
-
     from optimizer.cli.views.final import print_repeats
     from optimizer.cli.views.report import study_objective
     from optimizer.cli.workers.loading import open_plan
@@ -88,6 +96,8 @@ def export(
     if recipe is not None:
         if output is not None:
             fail("give either -o for the merge or --recipe for only its recipe, not both")
+        if card:
+            fail("--card describes an exported file, and --recipe exports none: leave one of them out")
         _write_recipe(stored, chosen, recipe, models, force=force)
         _print_caveat(doubted)
         return
@@ -98,25 +108,13 @@ def export(
         console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
     target = output or Path(f"{stored.name}-trial-{chosen.number}.safetensors")
     refuse_target(target, overwrite=force)
-    with loading_libraries():
-        from optimizer.merging.engine.export import export_layout
-        from optimizer.merging.files.checkpoint import total_bytes
-        from optimizer.outcome.export import Watch, deliver
+    if card:
+        from optimizer.outcome.model_card.names import CardFiles
 
+        CardFiles.beside(target).refuse(overwrite=force)
     plan = open_plan(stored, searched_folders(models, cache_folder(None)), read_all=True)
-    total = total_bytes(export_layout(plan.ingredients, chosen.recipe.dtype).values())
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
-    with Progress(*columns, console=console, transient=True) as progress:
-        writing = progress.add_task("writing the merge", total=total)
-        comparing = progress.add_task("comparing its tensors", total=total)
-        rendering = progress.add_task("rendering from the file", total=len(stored.spec.suite.items()))
-        watch = Watch(
-            written=lambda size: progress.advance(writing, size),
-            compared=lambda size: progress.advance(comparing, size),
-            rendered=lambda done: progress.update(rendering, completed=done),
-        )
-        folder = Artifacts.existing(database.url, artifacts)
-        delivery = deliver(records, chosen, plan, folder, target, overwrite=force, watch=watch)
+    folder = Artifacts.existing(database.url, artifacts)
+    delivery = _deliver(records, chosen, plan, folder, target, force=force)
     console.print(f"proof: {delivery.proof}", soft_wrap=True)
     for line in delivery.file.notes:
         console.print(f"[yellow]note:[/] {escaped(line)}", soft_wrap=True)
@@ -124,7 +122,51 @@ def export(
         console.print(f"[yellow]note:[/] {escaped(delivery.difference)}", soft_wrap=True)
     console.print(f"AutoV2 hash {delivery.file.sha256[:10]}, {delivery.file.bytes / 1e6:,.1f} MB")
     console.print(f"wrote {escaped(str(target))} (trial {chosen.number}, {escaped(chosen.title)})", soft_wrap=True)
+    if card:
+        _write_card(records, chosen, plan, folder, delivery.file, force=force)
     _print_caveat(doubted)
+
+
+def _deliver(
+    records: StudyRecords, trial: StoredTrial, plan: Plan, artifacts: Artifacts, target: Path, *, force: bool
+) -> Delivery:
+    """Write the merge and prove it, with progress."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    with loading_libraries():
+        from optimizer.merging.engine.export import export_layout
+        from optimizer.merging.files.checkpoint import total_bytes
+        from optimizer.outcome.export import Watch, deliver
+
+    total = total_bytes(export_layout(plan.ingredients, trial.recipe.dtype).values())
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        writing = progress.add_task("writing the merge", total=total)
+        comparing = progress.add_task("comparing its tensors", total=total)
+        rendering = progress.add_task("rendering from the file", total=len(plan.spec.suite.items()))
+        watch = Watch(
+            written=lambda size: progress.advance(writing, size),
+            compared=lambda size: progress.advance(comparing, size),
+            rendered=lambda done: progress.update(rendering, completed=done),
+        )
+        return deliver(records, trial, plan, artifacts, target, overwrite=force, watch=watch)
+
+
+def _write_card(
+    records: StudyRecords, trial: StoredTrial, plan: Plan, artifacts: Artifacts, file: Exported, *, force: bool
+) -> None:
+    from optimizer.outcome.model_card.verdict import Judged
+    from optimizer.outcome.model_card.writing import write_card
+    from optimizer.trial.best import load_results
+
+    trials, final = load_results(records)
+    judged = Judged(trial=trial, trials=trials, final=final, objective=plan.objective)
+    written = write_card(records, judged, plan, artifacts, file, overwrite=force)
+    console.print(f"wrote {escaped(str(written.page))}", soft_wrap=True)
+    for path in written.beside:
+        console.print(f"wrote {escaped(str(path))}", soft_wrap=True)
+    for line in written.notes:
+        console.print(f"[yellow]note:[/] {escaped(line)}", soft_wrap=True)
 
 
 def _caveat(records: StudyRecords, chosen: StoredTrial) -> str | None:

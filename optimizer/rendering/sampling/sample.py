@@ -12,7 +12,6 @@ from torch import Tensor
 
 from optimizer.errors import RenderError
 from optimizer.families.registry import model_family
-from optimizer.rendering.latents import LATENT_FACTOR
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions
@@ -27,7 +26,6 @@ from optimizer.rendering.sampling.second_pass import noised, scale_of_noise, sec
 from search_spaces.blocks import Architecture
 from search_spaces.families.registry import family_of
 from studies.records.batch_limits import Size
-from studies.spec.hires import MOST_SCALE
 from studies.spec.samplers import SAMPLER_INFOS, Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings
 
@@ -132,9 +130,8 @@ def check_sampling(item: SuiteItem, suite: SuiteSettings, prediction: Prediction
     """Refuse a sampling that cannot render an item.
 
     Raises:
-        RenderError: the sampler makes no step, two levels are the same, the U-Net cannot have the size of the second
-            pass, the schedule has no levels for its family, or the model follows a flow and the sampler or the schedule
-            is not defined for one.
+        RenderError: the sampler makes no step, two levels are the same, the schedule has no levels for the family, or
+            the model follows a flow and the sampler or the schedule is not defined for one.
     """
     sampling, levels = item.sampling, sampling_levels(item.sampling, prediction)
     if prediction.kind == "flow":
@@ -146,41 +143,26 @@ def check_sampling(item: SuiteItem, suite: SuiteSettings, prediction: Prediction
         )
     _check_levels(sampling, sigmas_of(sampling, levels, architecture, suite.noise), prediction)
     if sampling.second is not None:
-        _check_size(item, architecture)
         found = second_levels(sampling, levels, architecture, suite.noise)
-        _check_levels(sampling.second, found.sigmas, prediction, of=f" of hires at denoise {sampling.hires.denoise:g}")
+        _check_levels(sampling.second, found.sigmas, prediction, denoise=sampling.hires.denoise)
 
 
-def _check_levels(sampling: Sampling, sigmas: Sequence[float], prediction: Prediction, of: str = "") -> None:
+def _check_levels(
+    sampling: Sampling, sigmas: Sequence[float], prediction: Prediction, denoise: float | None = None
+) -> None:
     """Refuse levels that a sampler cannot pass through.
 
     Args:
-        of: says which pass they are of.
+        denoise: of the second pass, if they are its levels.
     """
+    of, more = ("", "") if denoise is None else (f" of hires at denoise {denoise:g}", " or a higher denoise")
     if len(sigmas) < 2:
         raise RenderError(
-            f"sampler {sampling.sampler} makes no step at all of {sampling.steps}{of}: use 2 steps or more"
+            f"sampler {sampling.sampler} makes no step at all of {sampling.steps}{of} with schedule "
+            f"{sampling.schedule}: use {'2 steps or more' if denoise is None else f'other steps{more}'}"
         )
     if any(there >= here for here, there in pairwise(sigmas)):
         raise RenderError(
             f"schedule {sampling.schedule} has no {sampling.steps} different noise levels{of} for a model that "
-            f"predicts {prediction.description}: use fewer steps, or another schedule"
-        )
-
-
-def _check_size(item: SuiteItem, architecture: Architecture) -> None:
-    """Refuse a second pass at a size that the U-Net cannot halve as often as it does.
-
-    Raises:
-        RenderError: it cannot; other scales are named.
-    """
-    step, sides = model_family(architecture).size_step, item.image_size
-    if any(side % step for side in sides):
-        scales = [count / LATENT_FACTOR for count in range(LATENT_FACTOR, int(MOST_SCALE) * LATENT_FACTOR + 1)]
-        fitting = [scale for scale in scales if not any(int(side * scale) % step for side in (item.width, item.height))]
-        nearest = sorted(sorted(fitting, key=lambda scale: abs(scale - item.sampling.hires.scale))[:2])
-        raise RenderError(
-            f"hires at scale {item.sampling.hires.scale:g} makes {item.width}x{item.height} "
-            f"{sides[0]}x{sides[1]}, and the U-Net takes multiples of {step}: "
-            f"use a scale of {' or '.join(f'{scale:g}' for scale in nearest)}"
+            f"predicts {prediction.description}: use fewer steps{more}, or another schedule"
         )

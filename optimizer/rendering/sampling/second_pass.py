@@ -51,15 +51,15 @@ def second_levels(sampling: Sampling, levels: Levels, architecture: Architecture
         raise ValueError(msg)
     if isinstance(levels, Flow):
         program = "comfyui"
-    steps, total = second.steps, _all_steps(second.steps, sampling.hires.denoise, program)
+    steps, total = second.steps, all_steps(second.steps, sampling.hires.denoise, program)
     if SAMPLER_INFOS[second.sampler].of_times:
         return _by_timesteps(second, levels, architecture, program, total)
     whole = sigmas_of(replace(second, steps=total), levels, architecture, program)
     if program == "comfyui":
-        sigmas = whole[-(steps + 1) :]
+        sigmas = whole if total == steps else whole[-(steps + 1) :]
         return SecondLevels(start=sigmas[0], sigmas=sigmas, path=sigmas)
-    sigmas = whole[total - steps :]
-    return SecondLevels(start=sigmas[0], sigmas=sigmas, path=whole)
+    sigmas = whole[total - steps :]  # none, where the schedule has not as many levels
+    return SecondLevels(start=sigmas[0] if sigmas else 0.0, sigmas=sigmas, path=whole)
 
 
 @cache
@@ -74,7 +74,7 @@ def second_calls_of(sampling: Sampling, prediction: Prediction, program: Program
     return calls_through(found.sigmas, sampling.sampler)
 
 
-def _all_steps(steps: int, denoise: float, program: ProgramName) -> int:
+def all_steps(steps: int, denoise: float, program: ProgramName) -> int:
     """Return how many steps there are, of which the second pass makes the last."""
     if program == "comfyui":
         return steps if denoise > WHOLE_OF_COMFYUI else int(steps / denoise)
@@ -86,7 +86,7 @@ def _by_timesteps(
 ) -> SecondLevels:
     """Return the levels of A1111's DDIM and UniPC, whose last `steps` - 1 times they take."""
     places = timesteps_of_a1111(levels, total)
-    begin = len(places) - (second.steps - 1)
+    begin = max(len(places) - (second.steps - 1), 1)
     start = float(levels.sigmas[places[begin - 1]])
     if SAMPLER_INFOS[second.sampler].form_of == "ddim":
         sigmas = sigmas_of(replace(second, steps=total), levels, architecture, program)[begin:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +10,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from studies.spec.hires import MOST_SCALE, HiresSettings, UpscalerName
-from studies.spec.sizes import FINEST_STEP, MOST_PIXELS
+from studies.spec.hires import MOST_LEVELS, HiresSettings, UpscalerName
+from studies.spec.sizes import MOST_PIXELS
 
-_EIGHTHS: Final = [count / 8 for count in range(8, int(MOST_SCALE) * 8 + 1)]
 _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
-ALONE: Final = "the first pass alone is rendered"
 # A1111's names of upscalers, which are read in any spelling.
 _NAMES: Final[Mapping[UpscalerName, str]] = {
     "latent": "Latent",
@@ -41,7 +40,7 @@ class RawHires:
 
 def raw_hires(pairs: Mapping[str, str]) -> RawHires | None:
     """Return what a line of settings says about a second pass; None if there is none."""
-    if not {"Hires upscale", "Hires resize"} & pairs.keys():
+    if not {"Hires upscale", "Hires resize", "Hires steps", "Hires upscaler"} & pairs.keys():
         return None
     return RawHires(
         upscale=pairs.get("Hires upscale"),
@@ -64,26 +63,17 @@ def said_of_hires(hires: HiresSettings) -> dict[str, object]:
     }
 
 
-def second_pass(raw: RawHires, width: int, height: int) -> tuple[HiresSettings | None, tuple[str, ...]]:
-    """Return a second pass that a suite can have, and what the user should know, one line each.
+def second_pass(raw: RawHires, width: int, height: int) -> tuple[HiresSettings | None, str | None]:
+    """Return a second pass that a suite can have, or None; and why not.
 
     Args:
-        width, height: of the first pass, in pixels.
-
-    Returns:
-        None in place of a pass that cannot be had.
+        width, height: of the first pass as the picture has it, in pixels.
     """
-    asked = _scale(raw, width, height)
-    if asked is None:
-        return None, (
-            f"not repeated: hires fix to {raw.resize or raw.upscale}, which is no scale of its size: {ALONE}",
-        )
-    fitting = [each for each in _EIGHTHS if not any(int(side * each) % FINEST_STEP for side in (width, height))]
-    notes: tuple[str, ...] = ()
-    scale = asked
-    if any(int(side * asked) % FINEST_STEP for side in (width, height)):
-        scale = min(fitting, key=lambda each: abs(each - asked))
-        notes = (f"hires fix at scale {asked:g} is rendered at {scale:g}: sizes are multiples of {FINEST_STEP}",)
+    scale = _scale(raw, width, height)
+    if scale is None:
+        return None, _alone(f"its size {raw.resize or raw.upscale or 'is not named, which'} is no scale of the first's")
+    if raw.denoise is None:
+        return None, _alone("it names no `Denoising strength`")
     given: dict[str, Any] = {"scale": scale, "denoise": raw.denoise, "upscaler": raw.upscaler}
     if raw.steps not in {None, "0"}:
         given["steps"] = raw.steps
@@ -92,17 +82,26 @@ def second_pass(raw: RawHires, width: int, height: int) -> tuple[HiresSettings |
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         what, message = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
-        return None, (f"not repeated: hires fix, whose {what} cannot be had ({message}): {ALONE}",)
-    if max(hires.size(width, height)) > MOST_PIXELS or not hires.is_on:
-        return None, (f"not repeated: hires fix to {int(width * scale)}x{int(height * scale)}: {ALONE}",)
-    return hires, notes
+        return None, _alone(f"`{what}`: {message[:1].lower()}{message[1:]}")
+    if not hires.is_on:
+        return None, _alone("its denoising strength is 0")
+    if max(hires.size(width, height)) > MOST_PIXELS:
+        return None, _alone(f"it has more than {MOST_PIXELS} pixels to a side")
+    if hires.steps is not None and hires.steps / hires.denoise > MOST_LEVELS:
+        return None, _alone(f"its steps are the last of more than {MOST_LEVELS}")
+    return hires, None
+
+
+def _alone(why: str) -> str:
+    return f"not repeated: hires fix ({why}): the first pass alone is rendered"
 
 
 def _scale(raw: RawHires, width: int, height: int) -> float | None:
     """Return by what both sides are multiplied; None if that is no number, or another one for each side."""
     try:
         if raw.resize is None:
-            return float(raw.upscale or "")
+            scale = float(raw.upscale or "nan")
+            return scale if math.isfinite(scale) else None
     except ValueError:
         return None
     found = _SIZE.fullmatch(raw.resize)

@@ -116,8 +116,8 @@ def checked(raw: RawSettings) -> PublishedSettings:
         raise PublishedError(f"{raw.program}'s settings have no prompt")
     hires = None
     if raw.hires is not None:
-        hires, told = second_pass(raw.hires, _rounded(width), _rounded(height))
-        notes += told
+        hires, why_not = second_pass(raw.hires, width, height)
+        notes += [] if why_not is None else [why_not]
     if width % SIZE_STEP or height % SIZE_STEP:
         rendered = f"{_rounded(width)}x{_rounded(height)}"
         notes.append(f"size {width}x{height} is rendered as {rendered}: multiples of {SIZE_STEP}")

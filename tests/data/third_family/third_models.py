@@ -24,7 +24,6 @@ FAMILY: Final[ModelFamily] = Third(
     up_levels_without_attention={0},
     latent_scale=0.18215,
     image_size=512,
-    size_step=64,
     lora=LoraNames(
         prefixes={"unet": "lora_unet_", "text_encoder": "lora_te_"},
         clips={"text_encoder": "clip_l"},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from search_spaces.block_weights import parse_block_weights
+from search_spaces.block_weights import format_block_weights, parse_block_weights
 from search_spaces.blocks import Architecture, blocks, places
 from search_spaces.errors import BlockWeightsError
 from search_spaces.slots import Slot
@@ -75,3 +77,24 @@ def test_another_count_is_refused(architecture: Architecture, count: int, expect
 def test_what_is_no_finite_number_is_named_with_its_position(wrong: str) -> None:
     with pytest.raises(BlockWeightsError, match=f"got {wrong!r} as number 20"):
         parse_block_weights(f"{_numbered(19)}, {wrong}", SDXL)
+
+
+@pytest.mark.parametrize(("architecture", "count"), [(SD15, 26), (SDXL, 20)])
+@given(data=st.data())
+def test_written_weights_have_a_number_for_each_block_and_are_read_back_exactly(
+    data: st.DataObject, architecture: Architecture, count: int
+) -> None:
+    number = st.floats(allow_nan=False, allow_infinity=False)
+    base = data.draw(number)
+    ratios = {place: base if place.startswith("text") else data.draw(number) for place in places(architecture)}
+    text = format_block_weights(ratios, architecture)
+    assert len(text.split(",")) == count
+    assert parse_block_weights(text, architecture) == ratios | {"vae": 0.0}
+
+
+def test_text_encoders_that_differ_have_no_number() -> None:
+    ratios = dict.fromkeys(places(SDXL), 0.5) | {"text_encoder_2": 0.25}
+    with pytest.raises(
+        BlockWeightsError, match=r"BASE, for all text encoders; the merge has 0.5 for CLIP-L and 0.25 for CLIP-G"
+    ):
+        format_block_weights(ratios, SDXL)

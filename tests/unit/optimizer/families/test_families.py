@@ -10,7 +10,6 @@ from optimizer.families.registry import model_family
 from search_spaces.families import sd15, sdxl
 from search_spaces.families.family import Family
 from search_spaces.families.registry import Architecture, family_of, titles
-from studies.spec.sizes import FINEST_STEP, SIZE_STEP
 
 FAMILIES: tuple[Family, ...] = (sd15.FAMILY, sdxl.FAMILY)
 EACH = pytest.mark.parametrize("architecture", Architecture)
@@ -39,15 +38,6 @@ def test_both_halves_read_keys_alike(architecture: Architecture) -> None:
     assert {names.place_of(f"{prefix}text_model.final_layer_norm.bias") for prefix in models.keys.clips} <= set(
         names.text_encoders
     )
-
-
-@EACH
-def test_a_suites_sizes_fit_every_family_and_a_familys_step_the_sizes_of_published_pictures(
-    architecture: Architecture,
-) -> None:
-    step = model_family(architecture).size_step
-    assert SIZE_STEP % step == 0
-    assert step % FINEST_STEP == 0
 
 
 def test_a_blocks_name_means_one_section_in_all_families() -> None:

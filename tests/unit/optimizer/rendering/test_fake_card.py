@@ -121,6 +121,17 @@ def test_nothing_waits_for_perturbed_attention_and_rescaled_guidance(
     assert seen[-1] == seen[-2] == seen[-3]
 
 
+@pytest.mark.parametrize("upscaler", ["latent", "latent_bicubic_antialiased", "lanczos"])
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_a_second_pass_renders_on_the_card(
+    models: Mapping[Architecture, LiveModels], card: FakeCard, architecture: Architecture, upscaler: str
+) -> None:
+    settings = suite(hires={"scale": 2, "upscaler": upscaler}, sampler="dpmpp_2m_sde", schedule="karras")
+    with registered_worker(card):
+        (image,) = Renderer(models[architecture], settings).render().images
+    assert (image.shape, image.device.type) == ((3, 128, 128), "cpu")
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_sdxl_renders_with_every_sampler_on_the_card(
     sampler: SamplerName, models: Mapping[Architecture, LiveModels], card: FakeCard

@@ -88,9 +88,11 @@ def test_the_limit_of_a_device_is_that_of_the_large_image(models: LiveModels) ->
     assert done == [1, 2]
 
 
-def test_it_renders_sdxl_at_sizes_between_those_of_sd15(sdxl: LiveModels) -> None:
-    (image, _) = images(sdxl, suite(1.5, syntax="comfyui", noise="comfyui"))
-    assert image.shape == (3, 96, 96)
+@pytest.mark.parametrize(("scale", "side"), [(1.5, 96), (1.3, 80), (1.15, 72)])
+def test_sizes_are_cut_to_whole_latents(models: LiveModels, sdxl: LiveModels, scale: float, side: int) -> None:
+    for each in (models, sdxl):
+        (image, _) = images(each, suite({"scale": scale, "upscaler": "lanczos"}))
+        assert image.shape == (3, side, side)
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if "_" not in name or name.endswith("a1111")])

@@ -84,6 +84,10 @@ def test_different_images_stay(suite: dict[str, Any]) -> None:
     assert not list(repeated_renders(spec_with(suite), Architecture.SD15))
 
 
+def twice(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return {"prompts": [{"prompt": "a lion"} | one, {"prompt": "a lion"} | other]}
+
+
 @pytest.mark.parametrize(
     ("suite", "same"),
     [
@@ -98,6 +102,15 @@ def test_different_images_stay(suite: dict[str, Any]) -> None:
         ({"syntax": "comfyui", "prompts": ["(a (lion:1.2):3)", "(a :3)(lion:1.2)"]}, True),
         ({"syntax": "a1111", "prompts": [f"{LONG} at dawn", f"{LONG} at dusk"]}, False),
         ({"syntax": "a1111", "prompts": ["a lion", {"prompt": "a lion", "clip_skip": 2}]}, False),
+        (twice({"hires": {"denoise": 0.5, "steps": 10}}, {"hires": {"denoise": 0.49, "steps": 10}}), True),
+        (twice({"hires": {"denoise": 0.5, "steps": 10}}, {"hires": {"denoise": 0.47, "steps": 10}}), False),
+        (twice({"hires": 2}, {"hires": 2.001}), True),
+        (twice({"hires": 2}, {"hires": {"upscaler": "lanczos"}}), False),
+        (twice({"hires": 1}, {"hires": {"scale": 1, "upscaler": "latent_bicubic"}}), True),
+        (twice({"hires": 1}, {"hires": False}), False),
+        (twice({"pag": 3}, {"pag": {"scale": 3, "layers": ["mid_block"]}}), True),
+        ({"hires": True, "prompts": ["a [lion:fox:1.5]", "a [lion:fox:1.6]"]}, False),
+        ({"steps": 20, "hires": {"steps": 10}, "prompts": ["a [lion:fox:1.5]", "a [lion:fox:25]"]}, True),
     ],
 )
 def test_what_reaches_the_model_decides_whether_prompts_are_the_same(suite: dict[str, Any], same: bool) -> None:

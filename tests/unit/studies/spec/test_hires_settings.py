@@ -24,6 +24,8 @@ def suite(hires: Any, **changes: Any) -> SuiteSettings:
         ({"upscaler": "Latent (nearest-exact)"}, HiresSettings(steps=20, upscaler="latent_nearest_exact")),
         ({"upscaler": "None"}, HiresSettings(steps=20, upscaler="lanczos")),
         (False, NO_HIRES),
+        (0, NO_HIRES),
+        (None, NO_HIRES),
     ],
 )
 def test_it_is_written_in_short_or_at_length(written: Any, expected: HiresSettings) -> None:
@@ -40,6 +42,17 @@ def test_it_has_as_many_steps_as_the_first_pass_of_its_prompt() -> None:
 def test_a_prompt_has_one_of_its_own_or_none() -> None:
     rows = [{"prompt": "a", "hires": False}, {"prompt": "b", "hires": 1.5}, {"prompt": "c"}]
     assert [item.image_size for item in suite(2, prompts=rows).items()] == [(512, 512), (768, 768), (1024, 1024)]
+
+
+def test_a_prompt_has_the_suites_settings_for_those_that_it_leaves_out() -> None:
+    usual = {"scale": 4, "steps": 3, "denoise": 0.5, "upscaler": "lanczos"}
+    rows = [{"prompt": "a", "hires": {"denoise": 0.4}}, {"prompt": "b", "hires": 1.5}, {"prompt": "c", "hires": True}]
+    found = suite(usual, prompts=rows)
+    expected = [HiresSettings.model_validate(usual | own) for own in ({"denoise": 0.4}, {"scale": 1.5}, {})]
+    assert [item.sampling.hires for item in found.items()] == expected
+    assert SuiteSettings.model_validate(found.model_dump(mode="json")).items() == found.items()
+    (alone,) = suite(False, prompts=rows[:1]).items()
+    assert alone.sampling.hires == HiresSettings(steps=20, denoise=0.4)
 
 
 def test_a_suite_that_has_none_has_the_digest_of_before() -> None:
@@ -64,7 +77,10 @@ def test_what_is_stored_is_read_back() -> None:
         ({"upscaler": "R-ESRGAN 4x+"}, "'R-ESRGAN 4x+' is no upscaler of a suite: use one of latent, "),
         ({"steps": 0}, "greater than or equal to 1"),
         ({"sampler": "euler"}, "Extra inputs are not permitted"),
-        ("yes please", "should be a valid dictionary"),
+        ("ESRGAN", "expected false, a scale such as 1.5, or a mapping such as {scale: 2, denoise: 0.5}, got 'ESRGAN'"),
+        ([2, 0.5], "expected false, a scale such as 1.5"),
+        ({"steps": 20, "denoise": 0.01}, "use a denoise of at least 0.02, or fewer steps"),
+        ({"denoise": 1e-9}, "and a model has 1000 noise levels"),
         (9, "less than or equal to 8"),
     ],
 )

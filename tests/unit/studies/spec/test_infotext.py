@@ -39,8 +39,8 @@ HIRES = st.one_of(
     st.fixed_dictionaries(
         {
             "scale": st.sampled_from([1, 2]),
-            "denoise": st.floats(1e-3, 1),
-            "steps": st.none() | st.integers(1, 1000),
+            "denoise": st.floats(0.9, 1),
+            "steps": st.integers(1, 900),
             "upscaler": st.sampled_from(UPSCALERS),
         }
     ),
@@ -316,20 +316,27 @@ class TestSecondPasses:
         found = read(f"a lion\n{LINE}, Denoising strength: 0.45, {more}")
         assert (found.hires, found.notes) == (expected, ())
 
-    def test_a_scale_that_cannot_be_rendered_is_told(self) -> None:
-        found = read(f"a lion\n{LINE}, Denoising strength: 0.5, Hires upscale: 1.8, Hires upscaler: Latent")
-        assert found.hires == HiresSettings(scale=1.75, denoise=0.5)
-        assert found.notes == ("hires fix at scale 1.8 is rendered at 1.75: sizes are multiples of 32",)
+    def test_a_resize_is_a_scale_of_the_size_that_the_picture_has(self) -> None:
+        line = LINE.replace("512x512", "600x904")
+        found = read(f"a lion\n{line}, Denoising strength: 0.5, Hires resize: 1200x1808, Hires upscaler: Latent")
+        assert found.hires == HiresSettings(scale=2, denoise=0.5)
+        assert found.notes == ("size 600x904 is rendered as 576x896: multiples of 64",)
 
     @pytest.mark.parametrize(
         ("more", "told"),
         [
-            ("Hires upscale: 2, Hires upscaler: R-ESRGAN 4x+", "whose upscaler cannot be had ('R-ESRGAN 4x+' is no"),
+            ("Hires upscale: 2, Hires upscaler: R-ESRGAN 4x+", "`upscaler`: 'R-ESRGAN 4x+' is no upscaler of a suite"),
             ("Hires upscale: 2, Hires upscaler: 4x_foolhardy_Remacri", "ESRGAN, are not read"),
-            ("Hires resize: 768x1024, Hires upscaler: Latent", "to 768x1024, which is no scale of its size"),
-            ("Hires upscale: 8.5, Hires upscaler: Latent", "not repeated: hires fix"),
-            ("Hires upscale: lots, Hires upscaler: Latent", "to lots, which is no scale"),
-            ("Hires upscale: 2, Hires steps: many, Hires upscaler: Latent", "whose steps cannot be had"),
+            ("Hires resize: 768x1024, Hires upscaler: Latent", "its size 768x1024 is no scale of the first's"),
+            ("Hires upscale: 8.5, Hires upscaler: Latent", "`scale`: input should be less than or equal to 8"),
+            ("Hires upscale: nan, Hires upscaler: Latent", "its size nan is no scale"),
+            ("Hires upscale: 1e400, Hires upscaler: Latent", "its size 1e400 is no scale"),
+            ("Hires upscale: 0, Hires upscaler: Latent", "`scale`: input should be greater than or equal to 1"),
+            ("Hires steps: 12, Hires upscaler: Latent", "its size is not named, which is no scale"),
+            ("Hires upscale: 8, Hires resize: 6144x6144, Hires upscaler: Latent", "`scale`: input should be less"),
+            ("Hires upscale: 2, Hires steps: 900, Hires upscaler: Latent", "its steps are the last of more than 1000"),
+            ("Hires upscale: lots, Hires upscaler: Latent", "its size lots is no scale of the first's"),
+            ("Hires upscale: 2, Hires steps: many, Hires upscaler: Latent", "`steps`: input should be a valid integer"),
         ],
     )
     def test_what_cannot_be_had_is_told_and_the_first_pass_rendered(self, more: str, told: str) -> None:
@@ -342,7 +349,7 @@ class TestSecondPasses:
     def test_without_a_strength_there_is_none(self) -> None:
         found = read(f"a lion\n{LINE}, Hires upscale: 2, Hires upscaler: Latent")
         assert found.hires is None
-        assert "whose denoise cannot be had" in found.notes[0]
+        assert "it names no `Denoising strength`" in found.notes[0]
 
     @pytest.mark.parametrize(
         ("more", "told"),

@@ -18,7 +18,7 @@ from optimizer.rendering.models import LiveModels, build_models
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions, PromptEncoder
 from optimizer.rendering.sampling.levels import flow_levels
-from optimizer.rendering.sampling.methods import sampling_levels
+from optimizer.rendering.sampling.methods import sampling_levels, sigmas_of
 from optimizer.rendering.sampling.sample import check_sampling, sample, sample_again
 from optimizer.rendering.sampling.second_pass import noised, second_calls_of, second_levels
 from search_spaces.blocks import Architecture
@@ -115,6 +115,21 @@ def test_as_many_steps_are_made_as_asked_for_with_any_strength() -> None:
         assert all(here > there for here, there in pairwise(found.sigmas))
 
 
+def test_comfyui_makes_all_steps_of_a_schedule_at_full_strength() -> None:
+    for sampler, schedule, steps in (("ddim", "ddim_uniform", 30), ("dpm_2", "ddim_uniform", 10)):
+        settings: dict[str, Any] = {"sampler": sampler, "schedule": schedule, "noise": "comfyui", "steps": steps}
+        (item,) = suite_of({"denoise": 1}, **settings).items()
+        levels = sampling_levels(item.sampling, EPSILON)
+        found = second_levels(item.sampling, levels, Architecture.SD15, "comfyui")
+        assert found.sigmas == sigmas_of(item.sampling, levels, Architecture.SD15, "comfyui")
+
+
+def test_ddim_of_a1111_at_full_strength_begins_at_its_highest_level() -> None:
+    (item,) = suite_of({"steps": 1000, "denoise": 1}, sampler="ddim").items()
+    found = second_levels(item.sampling, sampling_levels(item.sampling, EPSILON), Architecture.SD15, "a1111")
+    assert found.start >= found.sigmas[0] > 14
+
+
 def test_a_flow_mixes_latents_and_noise() -> None:
     (item,) = suite_of({"steps": 4, "denoise": 0.5}, prediction="flow", sampler="euler", schedule="simple").items()
     levels = flow_levels(3.0)
@@ -143,25 +158,21 @@ def check(suite: SuiteSettings, architecture: Architecture = Architecture.SD15) 
 
 
 class TestRefused:
-    @pytest.mark.parametrize(
-        ("scale", "advice"),
-        [(1.7, "of 1.625 or 1.75"), (1.05, "of 1 or 1.125"), (1.99, "of 1.875 or 2")],
-    )
-    def test_a_size_that_the_unet_cannot_halve(self, scale: float, advice: str) -> None:
-        suite = suite_of({"scale": scale}, prompts=[{"prompt": "a", "sizes": [512]}])
-        with pytest.raises(RenderError, match=f"hires at scale {scale}.*multiples of 64: use a scale {advice}"):
-            check(suite)
-
-    def test_sdxl_takes_multiples_of_32(self) -> None:
-        suite = suite_of(1.5, prompts=[{"prompt": "a", "sizes": ["832x1216"]}])
-        check(suite, Architecture.SDXL)
-        with pytest.raises(RenderError, match="1248x1824, and the U-Net takes multiples of 64: use a scale of 1 or 2"):
-            check(suite)
-
     @pytest.mark.parametrize("steps", [1, 2])
     def test_too_few_steps_of_a1111s_ddim(self, steps: int) -> None:
-        with pytest.raises(RenderError, match=f"makes no step at all of {steps} of hires at denoise 0.7"):
+        with pytest.raises(RenderError, match=f"makes no step at all of {steps} of hires at denoise 0.7 with schedule"):
             check(suite_of({"steps": steps}, sampler="ddim"))
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"sampler": "LCM", "schedule": "ddim_uniform", "hires": {"denoise": 0.1, "steps": 10}},
+            {"sampler": "euler", "schedule": "ddim_uniform", "hires": {"denoise": 0.025, "steps": 20}},
+        ],
+    )
+    def test_a_schedule_with_too_few_levels(self, settings: Any) -> None:
+        with pytest.raises(RenderError, match="with schedule ddim_uniform: use other steps or a higher denoise"):
+            check(suite_of(settings.pop("hires"), **settings))
 
     def test_more_levels_than_the_model_has(self) -> None:
         with pytest.raises(RenderError, match="has no 200 different noise levels of hires"):
