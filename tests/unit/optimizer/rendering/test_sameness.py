@@ -109,8 +109,16 @@ def twice(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         (twice({"hires": 1}, {"hires": {"scale": 1, "upscaler": "latent_bicubic"}}), True),
         (twice({"hires": 1}, {"hires": False}), False),
         (twice({"pag": 3}, {"pag": {"scale": 3, "layers": ["mid_block"]}}), True),
-        ({"hires": True, "prompts": ["a [lion:fox:1.5]", "a [lion:fox:1.6]"]}, False),
-        ({"steps": 20, "hires": {"steps": 10}, "prompts": ["a [lion:fox:1.5]", "a [lion:fox:25]"]}, True),
+        ({"syntax": "a1111", "hires": {"steps": 10}, "prompts": ["a [lion:fox:1.5]", "a [lion:fox:1.6]"]}, False),
+        (
+            {
+                "syntax": "a1111",
+                "steps": 20,
+                "hires": {"steps": 10},
+                "prompts": ["a [lion:fox:1.5]", "a [lion:fox:25]"],
+            },
+            True,
+        ),
     ],
 )
 def test_what_reaches_the_model_decides_whether_prompts_are_the_same(suite: dict[str, Any], same: bool) -> None:
