@@ -17,7 +17,7 @@ from optimizer.trial.gains import Evidence, gains
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.trial.stored_scores import scores_of, trial_scores
-from studies.files.artifacts import Artifacts, Render, render_file
+from studies.files.artifacts import Artifacts, RenderFile, render_file
 from studies.records import stored_renders, stored_trials, tables
 from studies.records.database import open_database
 from studies.records.finals import store_final
@@ -133,8 +133,8 @@ def store_final_pictures(study: ReportedStudy, numbers: Sequence[int], size: tup
         files.save_renders(_renders(study.records.study.spec.held_out, number, size, draw))
 
 
-def _renders(suite: SuiteSettings, number: int, size: tuple[int, int], drawn: Any) -> list[Render]:
+def _renders(suite: SuiteSettings, number: int, size: tuple[int, int], drawn: Any) -> list[RenderFile]:
     return [
-        Render(file=render_file(number, label), pixels=drawn(item, number, size))
+        RenderFile(file=render_file(number, label), pixels=drawn(item, number, size))
         for label, item in zip(suite.render_labels(), suite.items(), strict=True)
     ]

@@ -88,7 +88,7 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class GainFigure:
     """Gain against trial."""
 
     name: str  # of the objective
@@ -101,7 +101,7 @@ class Progress:
     legend: tuple[tuple[Kind, str], ...]  # of the kinds that occur
 
 
-def progress_of(results: Results, name: str, *, width: float, height: float) -> Progress | None:
+def progress_of(results: Results, name: str, *, width: float, height: float) -> GainFigure | None:
     """Lay out the gains in one objective against the trials; None where no trial has a gain."""
     trials = [trial for trial in results.trials if trial.state == "complete" and name in trial.gains]
     if not trials:
@@ -117,7 +117,7 @@ def progress_of(results: Results, name: str, *, width: float, height: float) -> 
         _point(axes, trial, gain, kind, chosen=trial is results.chosen)
         for trial, gain, kind in zip(trials, gains, kinds, strict=True)
     ]
-    return Progress(
+    return GainFigure(
         name=name,
         axes=axes,
         points=tuple(points),

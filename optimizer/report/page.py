@@ -22,7 +22,7 @@ from basics.messages import counted
 from basics.texts import visible
 from optimizer.errors import NothingToReportError, TooFewTrialsError
 from optimizer.insight.importance import RELIABLE, Findings, Insight, insight
-from optimizer.report.figures import Progress, progress_of
+from optimizer.report.figures import GainFigure, progress_of
 from optimizer.report.pictures import Pictures, load_pictures, shows_final
 from optimizer.report.prompts import PromptGains, prompt_gains
 from optimizer.report.results import Results, objective_gain, results_of
@@ -221,7 +221,7 @@ def _of_figures(results: Results, facts: Insight | None) -> dict[str, Any]:
     }
 
 
-def _progress(results: Results, name: str, size: tuple[float, float]) -> Progress | None:
+def _progress(results: Results, name: str, size: tuple[float, float]) -> GainFigure | None:
     return progress_of(results, name, width=size[0], height=size[1])
 
 

@@ -21,7 +21,7 @@ from optimizer.work.retention import Retention
 from optimizer.work.trial_order import TrialOrder
 from optimizer.work.trial_queue import ClaimedTrial
 from studies.errors import ArtifactError
-from studies.files.artifacts import Artifacts, Render, TrialFiles, attach_sheet, render_file
+from studies.files.artifacts import Artifacts, RenderFile, TrialFiles, attach_sheet, render_file
 from studies.records import stored_trials
 from studies.records.failures import Failure
 from studies.records.optuna_tables import TRIAL_NAME
@@ -152,7 +152,7 @@ class TrialRecorder:
             return {}
         suite, name = self._records.study.spec.suite, merge_name(self._records.study.name, claimed.number)
         renders = [
-            Render(
+            RenderFile(
                 file=render_file(claimed.number, self._labels[item]),
                 pixels=image.numpy(),
                 texts=render_texts(self._items[item], suite, claimed.recipe, name, claimed.origin.parent),

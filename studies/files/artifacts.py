@@ -156,7 +156,7 @@ class Artifacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Render:
+class RenderFile:
     """A render to be stored."""
 
     file: str  # its name, without folder: see `render_file`
@@ -198,12 +198,12 @@ class TrialFiles:
         self.store.write(self.name(SHEET), _encoded(sheet, format="JPEG", quality=90, subsampling=0))
         return self.sheet_id
 
-    def save_renders(self, renders: Sequence[Render]) -> list[str]:
+    def save_renders(self, renders: Sequence[RenderFile]) -> list[str]:
         """Store renders losslessly, and return their names in the store."""
         with ThreadPoolExecutor(WRITERS) as threads:  # leaving waits for all: no file is written after a failure
             return list(threads.map(self._save_render, renders))
 
-    def _save_render(self, render: Render) -> str:
+    def _save_render(self, render: RenderFile) -> str:
         name = self.name(render.file)
         self.store.write(name, encode_png(render.pixels, render.texts))
         return name

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from search_spaces.block_weights import parse_block_weights
 from search_spaces.blocks import Architecture
-from studies.files.artifacts import Artifacts, Render, render_file
+from studies.files.artifacts import Artifacts, RenderFile, render_file
 from studies.records.database import open_database
 from studies.records.stored_renders import drop_files
 from studies.records.stored_studies import open_study
@@ -133,7 +133,7 @@ def test_renders_of_the_final_are_shown_where_the_search_kept_none(made: Path, t
     file = render_file(0, held_out.render_labels()[1])
     pixels = np.full((3, 64, 64), 7, np.uint8)
     final = Artifacts.beside(records.database.url, made / "artifacts").of_final(records.study.key)
-    final.save_renders([Render(file=file, pixels=pixels)])
+    final.save_renders([RenderFile(file=file, pixels=pixels)])
     call("--trial", "0", "-o", "with.safetensors", "--card", code=0)
     text = (tmp_path / "with.md").read_text()
     assert f"Seed: {held_out.items()[1].seed}" in text

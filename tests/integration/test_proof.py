@@ -27,7 +27,6 @@ from optimizer.outcome.proof import RenderComparison, different_tensors
 from optimizer.runtime import fitting
 from optimizer.runtime.machine import VARIATION_FIELD
 from optimizer.trial.evaluation import pixels_digest
-from studies.files.artifacts import Render
 from studies.records import stored_trials, tables
 from studies.records.stored_renders import files_of, load_renders
 from studies.records.values import StoredTrial
@@ -235,7 +234,7 @@ def test_renders_that_are_nearly_the_scored_ones_are_told_from_another_models(
     stored = files_of(load_renders(short.records, parent))[0]
     nearly = render_file(short.runtime.plan.checkpoints[0].path, short.study)[0].clone()
     nearly[0, 0, 0] ^= 1  # one grey level in one of 3 x 64 x 64 values
-    files.save_renders([Render(file=stored, pixels=nearly.numpy())])
+    files.save_renders([RenderFile(file=stored, pixels=nearly.numpy())])
     forget_pixels(short, parent, item=0, digest=pixels_digest(nearly))
     near = delivered(short, parent, tmp_path / "near.safetensors").difference
     assert (

@@ -19,7 +19,7 @@ from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.repeats import note_of_repeats
 from optimizer.trial.verdict import is_better, suspicion
-from studies.files.artifacts import Render, render_file
+from studies.files.artifacts import RenderFile, render_file
 from studies.records.finals import Final, Finalist, lacks_final, store_final
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
@@ -87,7 +87,7 @@ def _save_renders(stored: StoredStudy, trial: StoredTrial, images: Sequence[Tens
     suite, name = stored.spec.held_out, merge_name(stored.name, trial.number)
     artifacts.of_final(stored.key).save_renders(
         [
-            Render(
+            RenderFile(
                 file=render_file(trial.number, label),
                 pixels=image.numpy(),
                 texts=render_texts(item, suite, trial.recipe, name, trial.origin.parent),

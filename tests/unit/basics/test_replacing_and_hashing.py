@@ -18,7 +18,7 @@ from basics.files import HASH_CHUNK_BYTES, replacing, sha256_of
 from optimizer.observe.event_log import event_log
 from optimizer.observe.events import StopAsked
 from scorers.references import write_cache
-from studies.files.artifacts import Artifacts, Render
+from studies.files.artifacts import Artifacts, RenderFile
 from studies.records.database import open_database
 
 
@@ -127,7 +127,7 @@ def write_artifacts(folder: Path) -> None:
     artifacts.save_picture("study", "0" * 32, "best", Image.new("RGB", (2, 2)))
     files = artifacts.of_trial("key", 0, "worker")
     files.save_sheet(Image.new("RGB", (2, 2)))
-    files.save_renders([Render(file="0.png", pixels=np.zeros((3, 2, 2), np.uint8))])
+    files.save_renders([RenderFile(file="0.png", pixels=np.zeros((3, 2, 2), np.uint8))])
     artifacts.save_report("study", "0" * 32, "a page")
     files.save_features({"fid": np.zeros((2, 2))})
 

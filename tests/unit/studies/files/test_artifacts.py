@@ -28,7 +28,7 @@ from studies.files.artifacts import (
     FEATURES,
     Artifacts,
     PictureKind,
-    Render,
+    RenderFile,
     TrialFiles,
     attach_sheet,
     picture_name,
@@ -105,7 +105,7 @@ class TestEveryStore:
         self, artifacts: Artifacts, files: TrialFiles, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
     ) -> None:
         file = render_file(3, "prompt-08-seed-1")
-        (name,) = files.save_renders([Render(file=file, pixels=image.transpose(2, 0, 1))])
+        (name,) = files.save_renders([RenderFile(file=file, pixels=image.transpose(2, 0, 1))])
         assert name == f"studies/{'0' * 32}/3-abcdef012345/trial-3-prompt-08-seed-1.png"
         assert np.array_equal(np.asarray(artifacts.open_render(name)), image)
 

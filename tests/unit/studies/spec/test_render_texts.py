@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from search_spaces.blocks import Architecture, places
-from studies.files.artifacts import Artifacts, Render, render_file
+from studies.files.artifacts import Artifacts, RenderFile, render_file
 from studies.recipe.recipe import BakedVae, Operation, Parent, Recipe, Step, canonical_values
 from studies.spec.published.files import read_published
 from studies.spec.published.render_texts import RECIPE, merge_name, model_names, render_texts
@@ -47,7 +47,7 @@ def test_a_stored_render_gives_back_its_settings_and_its_recipe(tmp_path: Path) 
     recipe = recipe_of(0.3)
     files = Artifacts.beside("", tmp_path).of_trial("key", 12, "w")
     renders = [
-        Render(
+        RenderFile(
             file=render_file(12, label),
             pixels=np.full((3, item.height, item.width), 9, np.uint8),
             texts=render_texts(item, SUITE, recipe, merge_name("cats", 12), None),

@@ -966,7 +966,7 @@ def test_the_spec_file_of_a_study_with_plain_prompts_needs_not_say_so() -> None:
         ({"syntax": "comfyui", "emphasis": "original"}, "`emphasis` is a setting of A1111"),
         ({"syntax": "plain", "embeddings": "folder"}, "`embeddings` are not read in plain prompts"),
         ({"syntax": "comfyui", "lora_folder": "loras"}, "which only A1111 reads, and the syntax is comfyui"),
-        ({"loras": {"style": {"path": "x.safetensors"}}}, "are a list of {path: FILE, strength: NUMBER}"),
+        ({"loras": {"style": {"path": "x.safetensors"}}}, "expected a list of {path: FILE, strength: NUMBER}"),
         ({"loras": [{"path": "x.safetensors", "strength": "strong"}]}, "loras.0.strength"),
         ({"loras": [{"path": "x.safetensors", "strength": float("nan")}]}, "loras.0.strength"),
         ({"loras": [{"path": "x.safetensors", "weight": 1}]}, "unknown key `suite.loras.0.weight`"),
