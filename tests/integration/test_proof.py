@@ -27,6 +27,7 @@ from optimizer.outcome.proof import RenderComparison, different_tensors
 from optimizer.runtime import fitting
 from optimizer.runtime.machine import VARIATION_FIELD
 from optimizer.trial.evaluation import pixels_digest
+from studies.files.artifacts import RenderFile
 from studies.records import stored_trials, tables
 from studies.records.stored_renders import files_of, load_renders
 from studies.records.values import StoredTrial
