@@ -232,16 +232,28 @@ class Renderer:
         with _timed(seconds, "denoise"):
             for size in dict.fromkeys(size for batch in group for size in (_first_size(batch), _image_size(batch))):
                 self._image_channels(*size)  # for all sizes first, because they need the VAE, which may be released
-        first = [self._denoise_batch(batch, texts.first, None, seconds) for batch in group]
-        beginnings = [self._enlarge_batch(*pair, seconds) for pair in zip(group, first, strict=True)]
-        second = [
-            latents if begin is None else self._denoise_batch(batch, texts.second, begin, seconds)
-            for batch, latents, begin in zip(group, first, beginnings, strict=True)
-        ]
-        for batch, latents in zip(group, second, strict=True):
+        latents = [self._denoise_by_unet(batch, texts, seconds) for batch in group]
+        by_vae = [place for place, batch in enumerate(group) if _enlarges_pictures(batch)]
+        beginnings = {place: self._enlarge_batch(group[place], latents[place], seconds) for place in by_vae}
+        for place, begin in beginnings.items():
+            latents[place] = self._denoise_batch(group[place], texts.second, begin, seconds)
+        for batch, final in zip(group, latents, strict=True):
             with _timed(seconds, "decode"):
-                images = self._decode_batch(latents, _image_size(batch))
+                images = self._decode_batch(final, _image_size(batch))
             yield batch, images
+
+    def _denoise_by_unet(self, batch: Sequence[SuiteItem], texts: Texts, seconds: dict[str, float]) -> Tensor:
+        """Return the latents to which a batch comes without the VAE: of both passes, if the latents are enlarged.
+
+        So LoRAs are laid on top once for both.
+
+        Raises:
+            BatchTooLarge, UnscorableTrial: as for `render_stages`.
+        """
+        latents = self._denoise_batch(batch, texts.first, None, seconds)
+        if not batch[0].sampling.hires.is_on or _enlarges_pictures(batch):
+            return latents
+        return self._denoise_batch(batch, texts.second, self._enlarge_batch(batch, latents, seconds), seconds)
 
     def _lay_on_top(self, batch: Sequence[SuiteItem]) -> None:
         """Make the U-Net that of the merge with the LoRAs of a batch on top."""
@@ -271,15 +283,13 @@ class Renderer:
             raise BatchTooLarge
         return latents
 
-    def _enlarge_batch(self, batch: Sequence[SuiteItem], latents: Tensor, seconds: dict[str, float]) -> Tensor | None:
-        """Return the latents from which the second pass of a batch begins; None if there is none.
+    def _enlarge_batch(self, batch: Sequence[SuiteItem], latents: Tensor, seconds: dict[str, float]) -> Tensor:
+        """Return the latents from which the second pass of a batch begins.
 
         Raises:
             UnscorableTrial: as for `render_stages`.
         """
         hires, size = batch[0].sampling.hires, _image_size(batch)
-        if not hires.is_on:
-            return None
         with _timed(seconds, "decode"):
             if needs_vae(hires.upscaler):
                 self.models.use("vae")
@@ -451,6 +461,12 @@ def check_suite(
 
 def _first_size(batch: Sequence[SuiteItem]) -> Size:
     return batch[0].width, batch[0].height
+
+
+def _enlarges_pictures(batch: Sequence[SuiteItem]) -> bool:
+    """Return whether the VAE takes part between the passes of a batch."""
+    hires = batch[0].sampling.hires
+    return hires.is_on and needs_vae(hires.upscaler)
 
 
 def _image_size(batch: Sequence[SuiteItem]) -> Size:

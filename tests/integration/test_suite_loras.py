@@ -40,6 +40,7 @@ from studies.errors import StudyChangedError
 from studies.records import stored_renders, stored_trials
 from studies.records.values import StoredTrial
 from studies.spec.fingerprints import THE_NAMED_LORAS, fingerprints, refuse_changed_files, title_of_suite_lora
+from studies.spec.hires import HiresSettings
 from studies.spec.study import parse_spec
 from studies.spec.suite import SuiteSettings
 
@@ -226,6 +227,17 @@ def test_each_set_is_baked_once_for_all_of_its_items(short: ShortStudy, rows: li
     assert unet_changes(asked) == [style, (), ink, ()]
     assert len([each for each, computed in asked if computed]) == 4
     assert all(map(torch.equal, images, again))
+
+
+def test_a_set_is_baked_once_for_both_passes_where_components_take_turns(
+    short: ShortStudy, rows: list[StoredTrial]
+) -> None:
+    merge(short, rows[2])
+    renderer, asked = counted(short, batch_size=1)
+    suite = renderer.suite.model_copy(update={"hires": HiresSettings(steps=1)})
+    in_turns = Renderer(replace(renderer.models, in_turns=True), suite, batch_size=1)
+    assert [image.shape for image in in_turns.render().images] == [(3, 128, 128)] * len(PROMPTS)
+    assert unet_changes(asked) == [((0, 0.8),), (), ((1, 0.5),), ()]
 
 
 def test_a_stage_goes_on_with_the_set_of_the_one_before(short: ShortStudy, rows: list[StoredTrial]) -> None:
