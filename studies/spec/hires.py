@@ -84,7 +84,7 @@ def at_length(value: Any) -> Any:
         ValueError: it is a text or a list.
     """
     if isinstance(value, (str, list, tuple)):
-        msg = f"expected false, a scale such as 1.5, or a mapping such as {{scale: 2, denoise: 0.5}}, got {value!r:.60}"
+        msg = "expected false, a scale such as 1.5, or a mapping such as {scale: 2, denoise: 0.5}"
         raise ValueError(msg)
     if value is True:
         return {}

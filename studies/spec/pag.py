@@ -51,7 +51,7 @@ def _of_scale(value: Any) -> Any:
     if value is False:
         return {"scale": 0}
     if value is True or isinstance(value, (str, list, tuple)):
-        msg = f"expected a scale such as 3, or a mapping such as {{scale: 3, layers: [mid]}}, got {value!r:.60}"
+        msg = "expected a scale such as 3, or a mapping such as {scale: 3, layers: [mid]}"
         raise ValueError(msg)
     return {"scale": value} if isinstance(value, (int, float)) else value
 
