@@ -156,10 +156,11 @@ def _check_levels(
         denoise: of the second pass, if they are its levels.
     """
     of, more = ("", "") if denoise is None else (f" of hires at denoise {denoise:g}", " or a higher denoise")
+    by = "" if denoise is None else f" with schedule {sampling.schedule}"
     if len(sigmas) < 2:
         raise RenderError(
-            f"sampler {sampling.sampler} makes no step at all of {sampling.steps}{of} with schedule "
-            f"{sampling.schedule}: use {'2 steps or more' if denoise is None else f'other steps{more}'}"
+            f"sampler {sampling.sampler} makes no step at all of {sampling.steps}{of}{by}: "
+            f"use {'2 steps or more' if denoise is None else f'other steps{more}'}"
         )
     if any(there >= here for here, there in pairwise(sigmas)):
         raise RenderError(

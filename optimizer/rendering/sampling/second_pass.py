@@ -88,7 +88,7 @@ def _by_timesteps(
     places = timesteps_of_a1111(levels, total)
     begin = max(len(places) - (second.steps - 1), 1)
     start = float(levels.sigmas[places[begin - 1]])
-    if SAMPLER_INFOS[second.sampler].form_of == "ddim":
+    if second.schedule != "time_uniform":  # DDIM passes through levels of the table
         sigmas = sigmas_of(replace(second, steps=total), levels, architecture, program)[begin:]
     elif begin < len(places):
         sigmas = tuple(even_in_time(levels, places[begin], second.steps - 1).tolist())

@@ -58,6 +58,7 @@ STUDY_COMMANDS = (
     "importance",
     "compare",
     "rescore",
+    "report",
     "migrate",
     "doctor",
     "prune-artifacts",

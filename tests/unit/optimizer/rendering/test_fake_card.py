@@ -121,7 +121,7 @@ def test_nothing_waits_for_perturbed_attention_and_rescaled_guidance(
     assert seen[-1] == seen[-2] == seen[-3]
 
 
-@pytest.mark.parametrize("upscaler", ["latent", "latent_bicubic_antialiased", "lanczos"])
+@pytest.mark.parametrize("upscaler", ["latent", "latent_bicubic_antialiased"])
 @pytest.mark.parametrize("architecture", list(Architecture))
 def test_a_second_pass_renders_on_the_card(
     models: Mapping[Architecture, LiveModels], card: FakeCard, architecture: Architecture, upscaler: str
