@@ -246,7 +246,7 @@ limits = st.builds(
 
 @st.composite
 def trial_results(draw: st.DrawFn) -> TrialResult:
-    items = draw(st.integers(1, 4))
+    items = 2  # of the study's suite
     per_item = st.tuples(*[finite] * items)
     scorers = draw(st.lists(text, min_size=2, max_size=4, unique=True))
     return TrialResult(

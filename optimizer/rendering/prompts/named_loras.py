@@ -70,7 +70,8 @@ def _refuse_other_kinds(prompt: str, tag: Tag, *, negative: bool) -> None:
         )
     else:
         problem = f"a {tag.kind} is not applied: take it out of the prompt"
-    raise misread(prompt, tag.start, f"{tag.text} is no text: {problem}")
+    in_one_line = " ".join(f"{tag.text} is no text: {problem}".split())  # a tag may have several
+    raise misread(prompt, tag.start, in_one_line)
 
 
 def _named(prompt: str, tag: Tag) -> NamedLora:

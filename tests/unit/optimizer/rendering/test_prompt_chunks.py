@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
@@ -143,6 +143,8 @@ def read_or_refused(prompt: str, syntax: str) -> Reading | str:
 
 @pytest.mark.parametrize("syntax", ["a1111", "comfyui", "plain"])
 @settings(deadline=None)
+@example(["<", "embedding:", "\n", "<lora:x:1>"])
+@example(["<LORA:a", "\n", "b:1>"])
 @given(st.lists(st.sampled_from([*"()[]:|\\,# <>\n", "a", "1.2", "BREAK", "AND", "embedding:", "<lora:x:1>"])))
 def test_any_text_is_read_or_refused_in_one_line(syntax: str, parts: list[str]) -> None:
     read = read_or_refused("".join(parts), syntax)
