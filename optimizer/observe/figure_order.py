@@ -13,6 +13,6 @@ def put_figures_in_order() -> None:
     dashboard_app.get_plotly_graph_objects = figures_in_order
 
 
-def figures_in_order(system_attributes: dict[str, Any]) -> dict[str, str]:
+def figures_in_order(system_attrs: dict[str, Any]) -> dict[str, str]:
     """Return name -> figure as JSON, by name."""
-    return dict(sorted(get_plotly_graph_objects(system_attributes).items()))
+    return dict(sorted(get_plotly_graph_objects(system_attrs).items()))
