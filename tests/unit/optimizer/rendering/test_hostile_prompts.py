@@ -28,7 +28,7 @@ from studies.spec.published.settings import PublishedError, RawSettings, checked
 from studies.spec.published.swarmui import parse_swarmui
 
 CHARACTERS = 60_000  # a search that begins anew at each of them takes many seconds
-SECONDS = 2.0  # of the processor, for one text; less than a tenth is usual
+SECONDS = 10.0  # of CPU: what grows with the square of the length takes minutes
 LINE = "Steps: 1, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 512x512"
 
 
@@ -83,14 +83,14 @@ def seconds_to_read(reader: Callable[[str], object], text: str) -> float:
     return time.process_time() - began
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", READERS)
 def test_a_text_that_repeats_itself_is_read_at_once(name: str) -> None:
     for each in REPEATED:
         assert seconds_to_read(READERS[name], each * (CHARACTERS // len(each)) + "x") < SECONDS, each
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @given(
     st.sampled_from(sorted(READERS)),
     st.lists(TOKENS, max_size=3).map("".join),
