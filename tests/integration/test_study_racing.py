@@ -25,6 +25,7 @@ from optimizer.trial.objective import SINGLE
 from optimizer.trial.racing import ESTIMATE_KEY
 from optimizer.trial.ranking import best_trials
 from studies.records import stored_renders, stored_trials
+from studies.records.optuna_tables import TRIAL_NAME
 from studies.records.values import StoredTrial
 
 ITEMS, BATCH = 16, 8
@@ -113,7 +114,7 @@ def test_optuna_learns_of_it_as_a_complete_trial_that_is_marked(raced: ShortStud
         assert trial.state == TrialState.COMPLETE
         assert trial.value == row.objectives[SINGLE]
         marked = {ESTIMATE_KEY: {"images": BATCH, "incumbent": row.incumbent}} if row.estimated else {}
-        assert trial.user_attrs == marked
+        assert trial.user_attrs == {TRIAL_NAME: row.origin.named(row.number)} | marked
         note = get_note(Trial(study, trial._trial_id))
         assert (f"Stopped after {BATCH} of {ITEMS} images" in note) == row.estimated
 
