@@ -28,7 +28,7 @@ class ScoreRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class FinalistRow:
     """A trial that was considered."""
 
     number: int
@@ -46,7 +46,7 @@ class Candidates:
 
     title: str
     held_out: bool  # whether there was a final
-    rows: tuple[Candidate, ...]
+    rows: tuple[FinalistRow, ...]
 
 
 def score_rows(results: Results, trials: Sequence[StoredTrial]) -> tuple[ScoreRow, ...]:
@@ -95,7 +95,7 @@ def _of_final(results: Results, final: Final) -> Candidates:
         gamed = suspicion(finalist, results.objective)
         note = f"failed: {finalist.failure}" if finalist.failure is not None else ""
         rows.append(
-            Candidate(
+            FinalistRow(
                 number=finalist.number,
                 title=by_number[finalist.number].title if finalist.number in by_number else str(finalist.origin),
                 searched=_named(finalist.in_sample, names),
@@ -108,8 +108,8 @@ def _of_final(results: Results, final: Final) -> Candidates:
     return Candidates(title="The finalists", held_out=True, rows=tuple(rows))
 
 
-def _candidate(results: Results, trial: StoredTrial) -> Candidate:
-    return Candidate(
+def _candidate(results: Results, trial: StoredTrial) -> FinalistRow:
+    return FinalistRow(
         number=trial.number,
         title=trial.title,
         searched=() if trial.origin.parent is not None else _named(trial.gains, results.objective.names),
