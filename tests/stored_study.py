@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,17 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from optimizer.trial.objective import Objective
+from optimizer.trial.objective import SINGLE, Objective
 from search_spaces.blocks import Architecture
 from studies.recipe.blueprint import Blueprint
 from studies.recipe.recipe import Parent
 from studies.records import stored_studies, stored_trials
 from studies.records.database import Database
 from studies.records.failures import Failure
+from studies.records.finals import Final, Finalist
 from studies.records.origins import Origin
 from studies.records.study_records import StudyRecords
-from studies.records.values import ParentFile, TrialResult
+from studies.records.values import Gain, ParentFile, TrialResult
 from studies.spec.study import parse_spec
 
 Score = Callable[[Mapping[str, float]], Mapping[str, tuple[float, ...]]]  # params -> scorer -> one value per item
@@ -101,3 +102,19 @@ def _record(
     )
     stored_trials.finish_trial(records, number, "w", result)
     return list(values.values())
+
+
+def final_of(gain: Gain, *, chosen: int, scores: Sequence[str], complete_trials: int) -> Final:
+    """Return a final in which a trial was the best merge, with this gain in the objective and in each of the scores."""
+    parents = tuple(
+        Finalist(number=number, origin=Origin("parent", letter), objectives={SINGLE: 1.0 + 0.1 * number})
+        for number, letter in enumerate("AB")
+    )
+    candidate = Finalist(
+        number=chosen,
+        origin=Origin("sampler", "random"),
+        objectives={SINGLE: 1.1 + gain.value},
+        held_out=dict.fromkeys((SINGLE, *scores), gain),
+        chosen=True,
+    )
+    return Final(suite_digest="0" * 64, complete_trials=complete_trials, finalists=(*parents, candidate))

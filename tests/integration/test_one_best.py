@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from command_line import Call, caller, enter
 from optuna_dashboard import get_note
-from stored_study import store_study
+from stored_study import final_of, store_study
 
 from optimizer.cli.views.study_page import describe_study
 from optimizer.observe.dashboard import make_server
@@ -22,9 +22,8 @@ from optimizer.trial.front import front_of
 from optimizer.trial.objective import SINGLE, Objective
 from studies.files.artifacts import Artifacts
 from studies.records.database import open_database
-from studies.records.finals import Final, Finalist, store_final
+from studies.records.finals import store_final
 from studies.records.optuna_studies import optuna_study
-from studies.records.origins import Origin
 from studies.records.stored_studies import open_study
 from studies.records.stored_trials import load_trials, store_gains
 from studies.records.study_records import StudyRecords
@@ -85,18 +84,8 @@ def lose_at_the_knee(records: StudyRecords) -> None:
 
 def hold(records: StudyRecords, gain: Gain, complete_trials: int) -> None:
     """Store a final in which trial CHOSEN was the best merge, with this gain."""
-    parents = tuple(
-        Finalist(number=number, origin=Origin("parent", letter), objectives={SINGLE: 1.0 + 0.1 * number})
-        for number, letter in enumerate("AB")
-    )
-    candidate = Finalist(
-        number=CHOSEN,
-        origin=Origin("sampler", "random"),
-        objectives={SINGLE: 1.1 + gain.value},
-        held_out=dict.fromkeys((SINGLE, "sharpness", "contrast"), gain),
-        chosen=True,
-    )
-    store_final(records, Final(suite_digest="0" * 64, complete_trials=complete_trials, finalists=(*parents, candidate)))
+    scores = ("sharpness", "contrast")
+    store_final(records, final_of(gain, chosen=CHOSEN, scores=scores, complete_trials=complete_trials))
 
 
 @pytest.fixture(scope="module")

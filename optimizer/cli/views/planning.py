@@ -12,8 +12,7 @@ from optimizer.cli.common import console, escaped
 from optimizer.cli.views.tables import ReportTable
 from optimizer.merging.files.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON, Prediction
-from optimizer.rendering.sampling.methods import calls_of
-from optimizer.rendering.sampling.second_pass import second_calls_of
+from optimizer.rendering.sampling.second_pass import calls_of_passes
 from optimizer.rendering.tiles import TILE, tiled_sizes
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.residence import Residence
@@ -157,11 +156,9 @@ def unet_passes(sampling: Sampling, prediction: Prediction, program: ProgramName
     """Return how often the U-Net sees an image, in both passes if there are two.
 
     Args:
-        prediction, program: see `calls_of`.
+        prediction, program: see `calls_of_passes`.
     """
-    calls = calls_of(sampling, prediction, program)
-    if sampling.second is not None:
-        calls += second_calls_of(sampling, prediction, program)
+    calls = sum(calls_of_passes(sampling, prediction, program))
     return calls * ((GUIDED_PASSES if sampling.is_guided else 1) + (sampling.pag.scale > 0))
 
 

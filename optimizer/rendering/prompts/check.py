@@ -14,14 +14,13 @@ from optimizer.families.registry import model_family
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.editing import holding_at, unreached
 from optimizer.rendering.prompts.reading import PromptReader, Reading
-from optimizer.rendering.sampling.methods import calls_of
-from optimizer.rendering.sampling.second_pass import second_calls_of
+from optimizer.rendering.sampling.second_pass import calls_of_passes
 from scorers import clip
 from search_spaces.blocks import Architecture
 from search_spaces.slots import beyond_usual
 from studies.spec.a1111_prompts import like_a_lora_tag, tags_in, without_comments, without_lora_tags
 from studies.spec.pag import NO_PAG
-from studies.spec.samplers import SAMPLER_INFOS, ProgramName, Sampling
+from studies.spec.samplers import SAMPLER_INFOS, Sampling
 from studies.spec.suite import SuiteSettings, Syntax
 
 # What one program gives a meaning and the other reads as words.
@@ -74,7 +73,7 @@ def read_suites(
     for suite in suites:
         reader = PromptReader(suite, model_family(architecture), widths)
         for item in suite.items():
-            calls = _calls_of_passes(item.sampling, prediction, suite.noise)
+            calls = calls_of_passes(item.sampling, prediction, suite.noise)
             for read, text, is_negative in ((positive, item.prompt, False), (negative, item.negative, True)):
                 key = (text, _alike(item.sampling))
                 if key not in read:
@@ -101,11 +100,6 @@ def _alike(sampling: Sampling) -> Sampling:
     """Return a sampling with which prompts are read alike: what else it says is left out."""
     hires = sampling.hires.model_copy(update={"scale": 1, "upscaler": "latent"})
     return replace(sampling, cfg=1, cfg_rescale=0, pag=NO_PAG, hires=hires)
-
-
-def _calls_of_passes(sampling: Sampling, prediction: Prediction, program: ProgramName) -> tuple[int, ...]:
-    first = calls_of(sampling, prediction, program)
-    return (first,) if sampling.second is None else (first, second_calls_of(sampling, prediction, program))
 
 
 def _passes(

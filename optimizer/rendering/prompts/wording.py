@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts import a1111, comfyui
 from optimizer.rendering.prompts.editing import holding_at, phases
-from optimizer.rendering.sampling.methods import calls_of
-from optimizer.rendering.sampling.second_pass import second_calls_of
+from optimizer.rendering.sampling.second_pass import calls_of_passes
 from studies.spec.a1111_prompts import without_comments, without_lora_tags
 from studies.spec.suite import SuiteItem, SuiteSettings
 
@@ -32,9 +31,8 @@ def wording(item: SuiteItem, suite: SuiteSettings, prediction: Prediction) -> st
         return _spaced(_without_embeddings(piece.text) for piece in comfyui.weighted_pieces(item.prompt))
     written = without_lora_tags(without_comments(item.prompt))
     sampling, before = item.sampling, None
-    calls = calls_of(sampling, prediction, suite.noise)
+    *_, calls = calls_of_passes(sampling, prediction, suite.noise)
     if sampling.second is not None:
-        calls = second_calls_of(sampling, prediction, suite.noise)
         sampling, before = sampling.second, sampling.prompt_steps
     ends, texts = zip(*phases(written, sampling.prompt_steps, before), strict=True)
     text = texts[holding_at(ends, calls - 1)]

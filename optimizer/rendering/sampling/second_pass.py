@@ -18,7 +18,7 @@ from torch import Tensor
 
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.sampling.levels import Flow, Levels
-from optimizer.rendering.sampling.methods import calls_through, sampling_levels, sigmas_of
+from optimizer.rendering.sampling.methods import calls_of, calls_through, sampling_levels, sigmas_of
 from optimizer.rendering.sampling.schedules import even_in_time, timesteps_of_a1111
 from search_spaces.blocks import Architecture
 from studies.spec.samplers import SAMPLER_INFOS, ProgramName, Sampling
@@ -72,6 +72,12 @@ def second_calls_of(sampling: Sampling, prediction: Prediction, program: Program
     family = Architecture.SD15  # the published levels of every family are equally many
     found = second_levels(sampling, sampling_levels(sampling, prediction), family, program)
     return calls_through(found.sigmas, sampling.sampler)
+
+
+def calls_of_passes(sampling: Sampling, prediction: Prediction, program: ProgramName) -> tuple[int, ...]:
+    """Return how often a sampler calls the denoiser for an image, in its one pass or in each of two."""
+    first = calls_of(sampling, prediction, program)
+    return (first,) if sampling.second is None else (first, second_calls_of(sampling, prediction, program))
 
 
 def all_steps(steps: int, denoise: float, program: ProgramName) -> int:

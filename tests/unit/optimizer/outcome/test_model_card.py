@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from safetensors.torch import save_file
-from stored_study import store_study
+from stored_study import final_of, store_study
 
 from optimizer.merging.engine.export import Exported
 from optimizer.merging.engine.ingredients import Ingredients
@@ -33,8 +33,7 @@ from search_spaces.block_weights import parse_block_weights
 from search_spaces.blocks import Architecture, places
 from studies.recipe.recipe import BakedVae, LoraUse, Operation, Parent, Recipe, Step, canonical_values
 from studies.records.database import open_database
-from studies.records.finals import Final, Finalist
-from studies.records.origins import Origin
+from studies.records.finals import Final
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredTrial
@@ -264,18 +263,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> StudyRecords:
 
 
 def final(gain: Gain, *, outdated: bool = False) -> Final:
-    parents = tuple(
-        Finalist(number=number, origin=Origin("parent", letter), objectives={SINGLE: 1.0 + 0.1 * number})
-        for number, letter in enumerate("AB")
-    )
-    candidate = Finalist(
-        number=CHOSEN,
-        origin=Origin("sampler", "random"),
-        objectives={SINGLE: 1.1 + gain.value},
-        held_out=dict.fromkeys((SINGLE, "sharpness"), gain),
-        chosen=True,
-    )
-    return Final(suite_digest="0" * 64, complete_trials=TRIALS - outdated, finalists=(*parents, candidate))
+    return final_of(gain, chosen=CHOSEN, scores=("sharpness",), complete_trials=TRIALS - outdated)
 
 
 def told(records: StudyRecords, number: int, held: Final | None, searched: Gain = SEARCHED) -> str:
