@@ -18,6 +18,7 @@ from optimizer.merging.engine.placement import device_free
 from optimizer.runtime.memory import MemoryEstimate
 from optimizer.system.host_memory import available_host_bytes
 from studies.records.batch_limits import Size
+from studies.spec.hires import NO_HIRES
 from studies.spec.rendering import RenderSettings
 from studies.spec.suite import SuiteSettings
 
@@ -88,6 +89,9 @@ def ways_to_fit(estimate: Estimate, suite: SuiteSettings, settings: RenderSettin
     tiled = one_by_one.model_copy(update={"vae_tiling": True})
     if free.holds(estimate(suite, tiled)):
         yield f"{fewer}write `vae_tiling: true` under `render`, which gives slightly other pictures"
+    has_second_pass = any(item.sampling.hires.is_on for item in suite.items())
+    if has_second_pass and free.holds(estimate(without_second_pass(suite), one_by_one)):
+        yield f"{fewer}render without a second pass (`hires: false`)"
     smaller = largest_sizes(lambda sizes: free.holds(estimate(with_sizes(suite, sizes), one_by_one)), suite)
     if smaller:
         changed = ", ".join(f"{_size(size)} instead of {_size(was)}" for was, size in smaller.items() if size != was)
@@ -133,6 +137,12 @@ def with_sizes(suite: SuiteSettings, sizes: dict[Size, Size]) -> SuiteSettings:
         for prompt in suite.prompts
     )
     return suite.model_copy(update={"sizes": replaced(suite.sizes), "prompts": prompts})
+
+
+def without_second_pass(suite: SuiteSettings) -> SuiteSettings:
+    """Return a suite whose images are made in one pass, whatever `hires` they had."""
+    prompts = tuple(prompt.model_copy(update={"hires": None}) for prompt in suite.prompts)
+    return suite.model_copy(update={"hires": NO_HIRES, "prompts": prompts})
 
 
 def _area(size: Size) -> int:

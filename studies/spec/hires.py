@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from basics.settings import FrozenSettings
+from studies.spec.sizes import MOST_PIXELS
 from studies.spec.words import letters
 
 LatentUpscaler = Literal[
@@ -75,6 +76,30 @@ class HiresSettings(FrozenSettings):
 
 
 NO_HIRES: Final = HiresSettings(scale=1, denoise=0)
+
+
+def why_impossible(hires: HiresSettings, width: int, height: int, first_steps: int) -> str | None:
+    """Say why an image cannot have a second pass: it is too large, or the last steps of more than a model has levels.
+
+    Args:
+        width, height: of the first pass, in pixels.
+        first_steps: of the first pass, which the second has too where it names none.
+
+    Returns:
+        The reason as a clause, None where the image can have it.
+    """
+    if not hires.is_on:
+        return None
+    size = hires.size(width, height)
+    if max(size) > MOST_PIXELS:
+        return f"hires of {width}x{height} gives {size[0]}x{size[1]}, and at most {MOST_PIXELS} are rendered"
+    steps = hires.steps or first_steps
+    if steps / hires.denoise > MOST_LEVELS:
+        return (
+            f"hires makes {steps} steps at denoise {hires.denoise:g}, the last of {steps / hires.denoise:,.0f}, and a "
+            f"model has {MOST_LEVELS} noise levels: use a denoise of at least {steps / MOST_LEVELS:g}, or fewer steps"
+        )
+    return None
 
 
 def at_length(value: Any) -> Any:

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from basics.names import plain
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
-from studies.spec.hires import MOST_LEVELS, NO_HIRES, Hires, HiresSettings, at_length
+from studies.spec.hires import NO_HIRES, Hires, HiresSettings, at_length, why_impossible
 from studies.spec.pag import NO_PAG, Pag
 from studies.spec.presets import PresetName, read_preset, with_preset
 from studies.spec.sampler_names import apart, only_sampler, only_schedule
@@ -325,7 +325,9 @@ class SuiteSettings(FrozenSettings):
                     f"{SIZE_STEP} to {MOST_PIXELS}"
                 )
                 raise ValueError(msg)
-            _refuse_second_pass(item)
+            impossible = why_impossible(item.sampling.hires, item.width, item.height, item.sampling.steps)
+            if impossible is not None:
+                raise ValueError(impossible)
         if len({replace(item, index=0, weight=1.0, without=()) for item in items}) < len(items):
             msg = "the suite contains the same render twice (prompt, seed, size and settings): remove one of them"
             raise ValueError(msg)
@@ -463,27 +465,6 @@ def _with_hires(prompt: Any, of_suite: Any) -> Any:
     if isinstance(usual, HiresSettings):
         usual = usual.model_dump() if usual.is_on else None
     return {**prompt, "hires": {**usual, **own}} if isinstance(own, Mapping) and isinstance(usual, Mapping) else prompt
-
-
-def _refuse_second_pass(item: SuiteItem) -> None:
-    """Refuse a second pass that is too large, or the last steps of more than a model has levels.
-
-    Raises:
-        ValueError: it is.
-    """
-    hires, (width, height) = item.sampling.hires, item.image_size
-    if not hires.is_on:
-        return
-    if max(width, height) > MOST_PIXELS:
-        msg = f"hires of {item.width}x{item.height} gives {width}x{height}, and at most {MOST_PIXELS} are rendered"
-        raise ValueError(msg)
-    steps = hires.steps or item.sampling.steps
-    if steps / hires.denoise > MOST_LEVELS:
-        msg = (
-            f"hires makes {steps} steps at denoise {hires.denoise:g}, the last of {steps / hires.denoise:,.0f}, and a "
-            f"model has {MOST_LEVELS} noise levels: use a denoise of at least {steps / MOST_LEVELS:g}, or fewer steps"
-        )
-        raise ValueError(msg)
 
 
 def _is_settings(prompt: Any) -> bool:

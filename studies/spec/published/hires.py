@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from studies.spec.hires import MOST_LEVELS, HiresSettings, UpscalerName
-from studies.spec.sizes import MOST_PIXELS
+from studies.spec.hires import HiresSettings, UpscalerName, why_impossible
 
 _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
 # A1111's names of upscalers, which are read in any spelling.
@@ -63,11 +62,15 @@ def said_of_hires(hires: HiresSettings) -> dict[str, object]:
     }
 
 
-def second_pass(raw: RawHires, width: int, height: int) -> tuple[HiresSettings | None, str | None]:
+def second_pass(
+    raw: RawHires, width: int, height: int, *, rendered: tuple[int, int], first_steps: int
+) -> tuple[HiresSettings | None, str | None]:
     """Return a second pass that a suite can have, or None; and why not.
 
     Args:
         width, height: of the first pass as the picture has it, in pixels.
+        rendered: the size in its place in a suite.
+        first_steps: of the first pass.
     """
     scale = _scale(raw, width, height)
     if scale is None:
@@ -85,11 +88,8 @@ def second_pass(raw: RawHires, width: int, height: int) -> tuple[HiresSettings |
         return None, _alone(f"`{what}`: {message[:1].lower()}{message[1:]}")
     if not hires.is_on:
         return None, _alone("its denoising strength is 0")
-    if max(hires.size(width, height)) > MOST_PIXELS:
-        return None, _alone(f"it has more than {MOST_PIXELS} pixels to a side")
-    if hires.steps is not None and hires.steps / hires.denoise > MOST_LEVELS:
-        return None, _alone(f"its steps are the last of more than {MOST_LEVELS}")
-    return hires, None
+    impossible = why_impossible(hires, *rendered, first_steps)
+    return (hires, None) if impossible is None else (None, _alone(impossible))
 
 
 def _alone(why: str) -> str:

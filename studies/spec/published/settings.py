@@ -103,6 +103,7 @@ def checked(raw: RawSettings) -> PublishedSettings:
     """
     prompt, negative = _text(raw.prompt, "prompt"), _text(raw.negative or "", "negative prompt")
     width, height = (_whole(value, "size", SIZE_STEP, MOST_PIXELS) for value in (raw.width, raw.height))
+    rendered, steps = (_rounded(width), _rounded(height)), _whole(raw.steps, "steps", 1, 1000)
     sampler, schedule = _sampling(raw)
     notes = [*raw.notes, *_notes_of_text(prompt, negative, raw.syntax)]
     if raw.sampler.casefold().endswith("gpu"):
@@ -116,18 +117,17 @@ def checked(raw: RawSettings) -> PublishedSettings:
         raise PublishedError(f"{raw.program}'s settings have no prompt")
     hires = None
     if raw.hires is not None:
-        hires, why_not = second_pass(raw.hires, width, height)
+        hires, why_not = second_pass(raw.hires, width, height, rendered=rendered, first_steps=steps)
         notes += [] if why_not is None else [why_not]
-    if width % SIZE_STEP or height % SIZE_STEP:
-        rendered = f"{_rounded(width)}x{_rounded(height)}"
-        notes.append(f"size {width}x{height} is rendered as {rendered}: multiples of {SIZE_STEP}")
+    if rendered != (width, height):
+        notes.append(f"size {width}x{height} is rendered as {rendered[0]}x{rendered[1]}: multiples of {SIZE_STEP}")
     return PublishedSettings(
         prompt=prompt,
         negative=negative,
         seed=_whole(raw.seed, "seed", 0, 2**64 - 1),
-        width=_rounded(width),
-        height=_rounded(height),
-        steps=_whole(raw.steps, "steps", 1, 1000),
+        width=rendered[0],
+        height=rendered[1],
+        steps=steps,
         cfg=_number(raw.cfg, "CFG scale", 0, 100),
         sampler=sampler,
         schedule=schedule,

@@ -25,6 +25,7 @@ from optimizer.runtime.fitting import (
     require_memory,
     smaller_sizes,
     with_sizes,
+    without_second_pass,
 )
 from optimizer.runtime.memory import MemoryEstimate, estimate_memory
 from studies.records.batch_limits import Size
@@ -108,6 +109,9 @@ def test_with_a_second_pass_the_size_advised_is_that_of_the_first(
 
     estimate, free = estimates("sd15", CARD), FreeMemory(host=64 * GB, device=4 * GB - CONTEXT)
     advised = advised_sizes(estimate, twice((512, 512)), CARD, free)[512, 512]
+    with pytest.raises(NoMemoryError, match=r"render without a second pass \(`hires: false`\), or render"):
+        require_memory(estimate, twice((512, 512)), RenderSettings(), CARD, free)
+    require_memory(estimate, without_second_pass(twice((512, 512))), RenderSettings(), CARD, free)
     require_memory(estimate, twice(advised), RenderSettings(), CARD, free)
     with pytest.raises(NoMemoryError):
         require_memory(estimate, twice((advised[0] + 64, advised[1] + 64)), RenderSettings(), CARD, free)

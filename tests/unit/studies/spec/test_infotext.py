@@ -334,7 +334,7 @@ class TestSecondPasses:
             ("Hires upscale: 0, Hires upscaler: Latent", "`scale`: input should be greater than or equal to 1"),
             ("Hires steps: 12, Hires upscaler: Latent", "its size is not named, which is no scale"),
             ("Hires upscale: 8, Hires resize: 6144x6144, Hires upscaler: Latent", "`scale`: input should be less"),
-            ("Hires upscale: 2, Hires steps: 900, Hires upscaler: Latent", "its steps are the last of more than 1000"),
+            ("Hires upscale: 2, Hires steps: 900, Hires upscaler: Latent", "the last of 2,000, and a model has 1000"),
             ("Hires upscale: lots, Hires upscaler: Latent", "its size lots is no scale of the first's"),
             ("Hires upscale: 2, Hires steps: many, Hires upscaler: Latent", "`steps`: input should be a valid integer"),
         ],
@@ -345,6 +345,20 @@ class TestSecondPasses:
         (note,) = found.notes
         assert told in note
         assert note.endswith("the first pass alone is rendered")
+
+    @pytest.mark.parametrize(
+        ("was", "given", "told"),
+        [
+            ("Steps: 20", "Steps: 800", "hires makes 800 steps at denoise 0.45, the last of 1,778"),
+            ("512x512", "1030x1030", "hires of 1024x1024 gives 6144x6144, and at most 4096 are rendered"),
+            ("512x512", "680x680", "hires of 704x704 gives 4224x4224"),  # 680 times 6 would be 4080
+        ],
+    )
+    def test_one_that_no_suite_can_have_is_told_by_the_suites_limits(self, was: str, given: str, told: str) -> None:
+        hires = "Denoising strength: 0.45, Hires upscale: 6, Hires upscaler: None"
+        found = read(f"a lion\n{LINE.replace(was, given)}, {hires}")
+        assert told in found.notes[0]
+        SuiteSettings.model_validate({"prompts": [prompt_settings(found)]})
 
     def test_without_a_strength_there_is_none(self) -> None:
         found = read(f"a lion\n{LINE}, Hires upscale: 2, Hires upscaler: Latent")
