@@ -57,11 +57,14 @@ def column_heading(
 def stored_images(records: StudyRecords, artifacts: Artifacts, trial: StoredTrial) -> list[Tensor]:
     """Read a trial's renders, uint8 [3, height, width] each; none where one of them is not stored."""
     files = [render.file for render in stored_renders.load_renders(records, trial)]
+    return read_images(artifacts, [file for file in files if file is not None]) if None not in files else []
+
+
+def read_images(artifacts: Artifacts, files: Sequence[str]) -> list[Tensor]:
+    """Read renders by their names in the store, uint8 [3, height, width] each; none where one of them is not there."""
     try:
-        pictures = [artifacts.open_render(file) for file in files if file is not None]
+        pictures = [artifacts.open_render(file) for file in files]
     except ArtifactNotFound:
-        return []
-    if len(pictures) < len(files):
         return []
     return [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from demo_study import SMALL, begin
 
-from optimizer.cli.views.report import save_comparison
 from optimizer.cli.views.study_page import describe_study
+from optimizer.observe.best_sheet import save_best_sheet
 from optimizer.observe.dashboard import make_server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -97,7 +97,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     folder = tmp_path_factory.mktemp("pages")
     short = begin(folder, {**SMALL, "budget": {"trials": TRIALS}})
     short.run()
-    assert save_comparison(short.records, short.artifacts) is not None
+    assert save_best_sheet(short.records, short.artifacts) is not None
     describe_study(short.records, short.artifacts)
     server = make_server(short.database, short.artifacts, "127.0.0.1", 0, None)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -14,8 +14,8 @@ from demo_study import SMALL, begin
 from optuna_dashboard import get_note
 from stored_study import store_study
 
-from optimizer.cli.views.report import save_comparison
 from optimizer.cli.views.study_page import describe_study
+from optimizer.observe.best_sheet import save_best_sheet
 from optimizer.trial.objective import SINGLE
 from studies.files.artifacts import Artifacts
 from studies.records.database import open_database
@@ -164,8 +164,8 @@ def test_the_best_observed_trial_is_drawn_where_the_renders_of_the_finals_choice
     gain = Gain(value=0.4, low=0.2, high=0.6, parent="B")
     finalist = Finalist(number=chosen.number, origin=chosen.origin, held_out={SINGLE: gain}, chosen=True)
     store_final(short.records, Final(suite_digest="0" * 64, complete_trials=5, finalists=(finalist,)))
-    picture = save_comparison(short.records, short.artifacts)
+    picture = save_best_sheet(short.records, short.artifacts)
     assert picture is not None
     assert Path(picture).is_file()
     short.artifacts.store.remove(str(load_renders(short.records, stored[0])[0].file))
-    assert save_comparison(short.records, short.artifacts) is None, "no picture of the parents alone"
+    assert save_best_sheet(short.records, short.artifacts) is None, "no picture of the parents alone"

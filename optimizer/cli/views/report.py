@@ -1,10 +1,9 @@
-"""The results of a study, as tables and as a picture."""
+"""The results of a study as tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,7 +14,7 @@ from optimizer.cli.views.front import print_front
 from optimizer.cli.views.tables import ReportTable
 from optimizer.search.depth.ties import split_before, split_in_words
 from optimizer.search.stopping import own_trials, stored_end
-from optimizer.trial.best import Best, By, best_of, load_results
+from optimizer.trial.best import Best, best_of, load_results
 from optimizer.trial.front import check_weights
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
@@ -23,22 +22,12 @@ from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
 from optimizer.trial.stored_scores import trial_scores
 from scorers.protocol import ScorerInfo
 from studies.errors import StudyError
-from studies.files.artifacts import Artifacts
 from studies.records import optuna_studies, stored_studies
 from studies.records.database import Database
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.records.workers import live_workers, workers_at
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-SHORT_ROLES: Mapping[By, str] = {  # of the best trial, above a column of pictures
-    "final": "best (final)",
-    "observed": "best observed",
-    "knee": "best (knee)",
-    "weights": "best (weights)",
-}
 FRONT_SHOWN = 12  # members of a Pareto front
 
 
@@ -263,36 +252,3 @@ def _infos(study: StoredStudy) -> dict[str, ScorerInfo]:
 def study_objective(study: StoredStudy) -> Objective:
     """Return the objective of a stored study."""
     return Objective.of(study.spec, _infos(study))
-
-
-def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
-    """Draw the parents and the best side by side; return where the picture is, None where no renders are stored.
-
-    Of the final's choice the search's renders are stored only if it was the best observed trial too: otherwise that one
-    is drawn, and the final's own picture shows its choice.
-    """
-    from optimizer.observe.study_sheet import column_heading, row_captions, stored_images, tables_for
-    from optimizer.rendering.contact_sheet import comparison_sheet
-
-    study, (trials, final) = records.study, load_results(records)
-    objective = study_objective(study)
-    best = best_of(trials, final, objective)
-    roles = _roles(trials, objective, best)
-    if best is not None:
-        roles[best.trial.number] = SHORT_ROLES[best.by]
-    parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
-
-    def column(trial: StoredTrial, role: str) -> tuple[str, list[Tensor]]:
-        heading = column_heading(study, trial, trial.gains, objective, role)
-        return heading, stored_images(records, artifacts, trial)
-
-    columns = [column(trial, roles.get(trial.number, "")) for trial in parents]
-    merges = [] if best is None else [best.merge, *best_trials(trials, objective)]
-    candidates = {trial.number: trial for trial in merges if trial is not None and trial not in parents}
-    found = [column(trial, roles.get(trial.number, "best merge")) for trial in candidates.values()]
-    columns += next(([each] for each in found if each[1]), found[:1])
-    if not columns or not all(images for _, images in columns):
-        return None
-    captions = row_captions(study.spec.suite)
-    sheet = comparison_sheet(study.name, columns, captions, blocks=tables_for(len(captions)))
-    return artifacts.save_picture(study.name, study.key, "best", sheet)

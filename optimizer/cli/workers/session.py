@@ -189,11 +189,12 @@ def retry_for(reporter: Reporter) -> Retry:
 
 def print_outcome(records: StudyRecords, artifacts: str | Path | None) -> None:
     """Print the results of a study as tables, and draw them as a picture."""
-    from optimizer.cli.views.report import print_study, save_comparison
+    from optimizer.cli.views.report import print_study
+    from optimizer.observe.best_sheet import save_best_sheet
     from studies.files.artifacts import Artifacts
 
     print_study(records, every_trial=False)
-    sheet = save_comparison(records, Artifacts.beside(records.database.url, artifacts))
+    sheet = save_best_sheet(records, Artifacts.beside(records.database.url, artifacts))
     if sheet is not None:
         console.print(f"contact sheet of the parents and the best: {escaped(sheet)}", soft_wrap=True)
 

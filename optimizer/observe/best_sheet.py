@@ -1,0 +1,105 @@
+"""The picture of a study's parents beside its best trial.
+
+What the final chose is shown as the final rendered it, on prompts and seeds that the search never saw; otherwise the
+renders of the search are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final as Constant
+
+from torch import Tensor
+
+from optimizer.observe.study_sheet import column_heading, read_images, row_captions, stored_images, tables_for
+from optimizer.rendering.contact_sheet import comparison_sheet
+from optimizer.trial.best import Best, By, best_of, load_results
+from optimizer.trial.objective import Objective
+from optimizer.trial.ranking import best_trials, parent_trials
+from studies.files.artifacts import Artifacts, render_file
+from studies.records.finals import Final
+from studies.records.study_records import StudyRecords
+from studies.records.values import Gain, StoredTrial
+
+ROLES: Constant[Mapping[By, str]] = {  # of the best trial, above its pictures
+    "final": "best (final)",
+    "observed": "best observed",
+    "knee": "best (knee)",
+    "weights": "best (weights)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Column:
+    """A trial with its pictures, in item order."""
+
+    trial: StoredTrial
+    gains: Mapping[str, Gain]
+    images: Sequence[Tensor]  # uint8 [3, height, width] each; empty where they are not stored
+
+
+def save_best_sheet(records: StudyRecords, artifacts: Artifacts) -> str | None:
+    """Draw the parents and the best side by side; return where the picture is, None where no renders are stored."""
+    study, (trials, final) = records.study, load_results(records)
+    objective = Objective.of(study.spec, study.spec.infos)
+    best = best_of(trials, final, objective)
+    if best is None:
+        return None
+    columns, suite = _of_final(records, artifacts, best, trials, final), study.spec.held_out
+    title = f"{study.name}, the final"
+    if not columns:
+        columns, suite, title = _of_search(records, artifacts, best, trials, objective), study.spec.suite, study.name
+    if not columns:
+        return None
+    roles = {trial.number: "best observed" for trial in best_trials(trials, objective)[:1]}
+    roles |= {best.trial.number: ROLES[best.by]}
+    drawn = [
+        (column_heading(study, each.trial, each.gains, objective, _role(each.trial, roles)), each.images)
+        for each in columns
+    ]
+    captions = row_captions(suite)
+    sheet = comparison_sheet(title, drawn, captions, blocks=tables_for(len(captions)))
+    return artifacts.save_picture(study.name, study.key, "best", sheet)
+
+
+def _role(trial: StoredTrial, roles: Mapping[int, str]) -> str:
+    return roles.get(trial.number, "" if trial.origin.parent is not None else "best merge")
+
+
+def _of_final(
+    records: StudyRecords, artifacts: Artifacts, best: Best, trials: Sequence[StoredTrial], final: Final | None
+) -> list[_Column]:
+    """Return the parents and the best merge as the final rendered them; nothing where one of them is not stored."""
+    merge = best.merge
+    if final is None or merge is None or not (best.held_out and best.by == "final"):
+        return []
+    files, labels = artifacts.of_final(records.study.key), records.study.spec.held_out.render_labels()
+    by_number = {trial.number: trial for trial in trials}
+    columns = [
+        _Column(
+            trial=by_number[finalist.number],
+            gains=finalist.held_out,
+            images=read_images(artifacts, [files.name(render_file(finalist.number, label)) for label in labels]),
+        )
+        for finalist in final.finalists
+        if finalist.is_parent or finalist.number == merge.number
+    ]
+    return columns if all(column.images for column in columns) else []
+
+
+def _of_search(
+    records: StudyRecords, artifacts: Artifacts, best: Best, trials: Sequence[StoredTrial], objective: Objective
+) -> list[_Column]:
+    """Return the parents and a merge as the search rendered them: the best whose renders are stored."""
+
+    def column(trial: StoredTrial) -> _Column:
+        return _Column(trial=trial, gains=trial.gains, images=stored_images(records, artifacts, trial))
+
+    parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
+    merges = [best.merge, *best_trials(trials, objective)]
+    candidates = {trial.number: trial for trial in merges if trial is not None and trial not in parents}
+    columns = [column(trial) for trial in parents]
+    found = list(map(column, candidates.values()))
+    columns += next(([each] for each in found if each.images), found[:1])
+    return columns if all(each.images for each in columns) else []
