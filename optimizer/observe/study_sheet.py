@@ -10,12 +10,14 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from torch import Tensor
 
 from optimizer.rendering.contact_sheet import comparison_sheet, thumbnail
-from optimizer.trial.best import best_of
+from optimizer.trial.best import Best, best_of, judged_gains
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
-from optimizer.trial.ranking import parent_trials
+from optimizer.trial.ranking import best_trials, parent_trials
+from optimizer.trial.repeats import final_counted_once
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders
+from studies.records.finals import Final, load_final
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
 from studies.spec.suite import SuiteSettings
@@ -35,13 +37,20 @@ def tables_for(rows: int) -> int:
 
 
 def column_heading(
-    study: StoredStudy, trial: StoredTrial, gains: Mapping[str, Gain], objective: Objective, role: str = ""
+    study: StoredStudy,
+    trial: StoredTrial,
+    gains: Mapping[str, Gain],
+    objective: Objective,
+    role: str = "",
+    *,
+    held_out: bool = False,
 ) -> str:
     """Return what stands above a trial's pictures: a parent's file or the trial, what it is, and its gains.
 
     Args:
         gains: over the better parent; that of the better parent itself is not told.
-        role: such as `best`; empty: none.
+        role: such as `best (final)`; empty: none.
+        held_out: whether to say that the gains are of renders that the search never saw.
     """
     letter = trial.origin.parent
     if letter is None:
@@ -50,7 +59,8 @@ def column_heading(
         file = next(each.path.stem for each in study.parents if each.letter == letter)
         title, what = f"{letter}: {file}", f"trial {trial.number}"
     told = [name for name in objective.names if name in gains and gains[name].parent != letter]
-    gained = [f"{'' if name == SINGLE else f'{name} '}{gain_text(gains[name])}" for name in told]
+    where = " held out" if held_out else ""
+    gained = [f"{'' if name == SINGLE else f'{name} '}{gain_text(gains[name])}{where}" for name in told]
     return "\n".join([title, f"{what}, {role}" if role else what, *gained])
 
 
@@ -88,24 +98,31 @@ class LatestSheet:
         Raises:
             ArtifactError: the artifact store fails.
         """
-        study = self._records.study
+        study, final = self._records.study, self._final(trials)
         parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
-        found = best_of(trials, None, self._objective)
-        best = None if found is None else found.trial
-        shown = parents if best is None or best in parents else [*parents, best]
-        self._read(shown)
-        if not shown or not all(self._thumbnails[trial.number] for trial in shown):
+        best = best_of(trials, final, self._objective)
+        merges = [] if best is None else [best.trial, *best_trials(trials, self._objective)]
+        merges = [trial for trial in merges if trial.origin.parent is None]
+        self._read([*parents, *merges])
+        stored = [trial for trial in merges if self._thumbnails[trial.number]]
+        shown = [*parents, *(stored or merges)[:1]]
+        if best is None or not all(self._thumbnails[trial.number] for trial in shown):
             return None
-        columns = [(self._heading(trial, best), self._thumbnails[trial.number]) for trial in shown]
+        columns = [(self._heading(trial, best, final), self._thumbnails[trial.number]) for trial in shown]
         finished = sum(trial.state != "running" for trial in trials)
         title = f"{study.name}, after {finished} of {study.spec.budget.trials} trials"
         captions = row_captions(study.spec.suite)
         sheet = comparison_sheet(title, columns, captions, blocks=tables_for(len(captions)), thumbnails=True)
         return self._artifacts.save_picture(study.name, study.key, "latest", sheet)
 
-    def _heading(self, trial: StoredTrial, best: StoredTrial | None) -> str:
-        role = "best so far" if trial is best else ""
-        return column_heading(self._records.study, trial, trial.gains, self._objective, role)
+    def _final(self, trials: Sequence[StoredTrial]) -> Final | None:
+        final = load_final(self._records)
+        return None if final is None else final_counted_once(self._records, final, trials)
+
+    def _heading(self, trial: StoredTrial, best: Best, final: Final | None) -> str:
+        gains, held_out = judged_gains(trial, final)
+        role = best.role(trial.number)
+        return column_heading(self._records.study, trial, gains, self._objective, role, held_out=held_out)
 
     def _read(self, shown: Sequence[StoredTrial]) -> None:
         """Read what is to be shown and was not yet; forget what is no longer shown."""

@@ -102,10 +102,10 @@ def work_on(
         final_after(records, runtime, folder, reporter)
     print_outcome(records, artifacts)
     describe_study(records, folder)
+    print_report(records, folder)  # of a study that was stopped, too: the report of an earlier end no longer holds
     if stopped:
         console.print(escaped(f"Stopped. Continue with: {_resume_command(records, models)}"), soft_wrap=True)
         return False
-    print_report(records, folder)
     if finished == 0:
         print_end(records, models)
     return True
@@ -200,7 +200,7 @@ def print_outcome(records: StudyRecords, artifacts: str | Path | None) -> None:
 
 
 def print_report(records: StudyRecords, artifacts: Artifacts) -> None:
-    """Write the report of a study that has ended, and print where it is."""
+    """Write the report of a study that has ended or was stopped, and print where it is."""
     from optimizer.cli.views.report import study_objective
     from optimizer.report.page import save_report
 

@@ -107,7 +107,7 @@ def test_prompts_are_sorted_by_their_gain_the_worst_first(study: ReportedStudy) 
     results = results_of(study.records, study.objective)
     trials = {trial.number: trial for trial in study.trials()}
     parent = results.parents[results.gains["objective"].parent]
-    own = np.array(load_scores(study.records, trials[results.chosen.number])[0]["sharpness"])
+    own = np.array(load_scores(study.records, trials[results.shown.number])[0]["sharpness"])
     other = np.array(load_scores(study.records, parent)[0]["sharpness"])
     by_prompt = (own - other).reshape(4, 2).mean(axis=1)
     found = prompt_gains(results, held_out=True)
@@ -153,7 +153,7 @@ def test_whole_pictures_are_the_stored_files_to_the_byte(study: ReportedStudy) -
 
 def test_every_setting_hash_and_number_is_in_the_page(study: ReportedStudy) -> None:
     text = Parsed(study.page()).text
-    recipe = results_of(study.records, study.objective).chosen.recipe
+    recipe = results_of(study.records, study.objective).shown.recipe
     for word in (recipe.digest, "sharpness", "IN04", "patience: null", "degenerate_limit: 0", "As a recipe file"):
         assert word in text, word
     for column in recipe.columns.values():
@@ -163,7 +163,7 @@ def test_every_setting_hash_and_number_is_in_the_page(study: ReportedStudy) -> N
 def test_a_final_without_stored_renders_gives_the_pictures_of_the_search_with_its_seeds(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=14, **ONE)
     hold_final(study, {})
-    chosen = results_of(study.records, study.objective).chosen.number
+    chosen = results_of(study.records, study.objective).shown.number
     store_pictures(study, (0, 1, chosen))
     text = Parsed(study.page()).text
     assert "The final's renders are not stored" in text
@@ -174,7 +174,7 @@ def test_a_final_without_stored_renders_gives_the_pictures_of_the_search_with_it
 def test_a_study_without_a_final_is_not_said_to_have_won(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=14, **ONE)
     text = Parsed(study.page()).text
-    assert "as far as the search saw" in text
+    assert re.search(r"Trial \d+ leads parent \w \(\w\) in the search; no final has checked it yet", text)
     assert 'mergetune study finish "one"' in text
     assert "never saw" not in text
     assert "No renders are stored" in text
@@ -182,19 +182,19 @@ def test_a_study_without_a_final_is_not_said_to_have_won(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(-0.5, "No merge beats parent"), (0.0, "may beat parent")],
+    [(-0.5, "In the final no merge beats parent"), (0.0, "includes 0, so it may be luck")],
     ids=["a loss", "an interval across 0"],
 )
 def test_a_claim_that_the_final_refutes_is_not_the_result(tmp_path: Path, change: float, said: str) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=14, **ONE)
-    parent = results_of(study.records, study.objective).chosen.gains["objective"].parent
+    parent = results_of(study.records, study.objective).shown.gains["objective"].parent
     row = next(trial for trial in study.trials() if trial.origin.parent == parent)
     scores = np.array(load_scores(study.records, row)[0]["sharpness"])
     held_out = scores + change + np.tile([0.3, -0.28], ITEMS // 2)
     hold_final(study, {trial.number: {"sharpness": held_out} for trial in study.trials() if not trial.origin.parent})
     text = Parsed(study.page()).text
     assert said in text
-    assert "may be luck" in text if change == 0 else "surely the better model" in text
+    assert "it includes 0, so the difference may be luck" in text if change == 0 else "surely the better model" in text
     assert ("mergetune export" in text) is (change == 0)
 
 
@@ -206,7 +206,7 @@ def test_a_front_shows_its_members_and_takes_weights(tmp_path: Path) -> None:
     assert "trials are on the front" in text
     assert "what mattered for contrast" in text
     sharpest = max(study.trials(), key=lambda trial: trial.objectives["sharpness"]).number
-    assert f"This report shows trial {sharpest}" in Parsed(study.page(weights={"sharpness": 1.0})).text
+    assert f"This report shows trial {sharpest} (random), the best: chosen by weights." in Parsed(study.page(weights={"sharpness": 1.0})).text
     with pytest.raises(WeightsError, match="colour"):
         study.page(weights={"colour": 1.0})
 
@@ -225,7 +225,7 @@ def test_parents_alone_give_a_report_that_says_so(tmp_path: Path) -> None:
 
 def test_a_lost_picture_leaves_the_others_and_is_counted(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=12, **ONE)
-    chosen = results_of(study.records, study.objective).chosen
+    chosen = results_of(study.records, study.objective).shown
     store_pictures(study, (0, 1, chosen.number))
     files = study.artifacts.of_trial(study.records.study.key, chosen.number, chosen.worker_id)
     first, second, *_ = sorted(files.files())
@@ -240,7 +240,7 @@ def test_a_lost_picture_leaves_the_others_and_is_counted(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_pictures_that_no_encoder_makes_small_still_give_a_page_within_its_limit(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=4, **ONE)
-    chosen = results_of(study.records, study.objective).chosen.number
+    chosen = results_of(study.records, study.objective).shown.number
     store_pictures(study, (0, 1, chosen), (1024, 1024), noise)
     page = study.page()
     assert PAGE_BYTES / 3 < len(page.encode()) <= PAGE_BYTES
