@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from optimizer.observe.study_sheet import column_heading, read_images, row_captions, stored_images, tables_for
+from optimizer.observe.study_sheet import Sheet, column_heading, read_images, row_captions, stored_images, tables_for
 from optimizer.rendering.contact_sheet import comparison_sheet
 from optimizer.trial.best import REASONS, Best, best_of, judged_gains, load_results
 from optimizer.trial.objective import Objective
@@ -34,6 +34,15 @@ class _Column:
 
 def save_best_sheet(records: StudyRecords, artifacts: Artifacts) -> str | None:
     """Draw the parents and the best side by side; return where the picture is, None where no renders are stored."""
+    sheet, study = best_sheet(records, artifacts), records.study
+    if sheet is None:
+        return None
+    picture = comparison_sheet(sheet.title, sheet.columns, sheet.captions, blocks=tables_for(len(sheet.captions)))
+    return artifacts.save_picture(study.name, study.key, "best", picture)
+
+
+def best_sheet(records: StudyRecords, artifacts: Artifacts) -> Sheet | None:
+    """Return the parents, and the best merge or the best whose renders are stored; None where not even theirs are."""
     study, (trials, final) = records.study, load_results(records)
     objective = Objective.of(study.spec, study.spec.infos)
     best = best_of(trials, final, objective)
@@ -47,9 +56,7 @@ def save_best_sheet(records: StudyRecords, artifacts: Artifacts) -> str | None:
     if not columns:
         return None
     drawn = [(_heading(study, best, each, objective), each.images) for each in columns]
-    captions = row_captions(suite)
-    sheet = comparison_sheet(title, drawn, captions, blocks=tables_for(len(captions)))
-    return artifacts.save_picture(study.name, study.key, "best", sheet)
+    return Sheet(title=title, columns=drawn, captions=row_captions(suite))
 
 
 def _heading(study: StoredStudy, best: Best, column: _Column, objective: Objective) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,6 +22,16 @@ from studies.records.finals import Final, load_final
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
 from studies.spec.suite import SuiteSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """What is on a contact sheet that compares models."""
+
+    title: str
+    columns: Sequence[tuple[str, Sequence[Tensor]]]  # heading, and pictures uint8 [3, height, width] by item
+    captions: Sequence[str]  # of the rows
+
 
 ROWS = 8  # of a sheet, before it gets another table beside the first
 WIDEST = 4  # tables
@@ -98,6 +109,19 @@ class LatestSheet:
         Raises:
             ArtifactError: the artifact store fails.
         """
+        sheet, study = self.sheet(trials), self._records.study
+        if sheet is None:
+            return None
+        blocks = tables_for(len(sheet.captions))
+        picture = comparison_sheet(sheet.title, sheet.columns, sheet.captions, blocks=blocks, thumbnails=True)
+        return self._artifacts.save_picture(study.name, study.key, "latest", picture)
+
+    def sheet(self, trials: Sequence[StoredTrial]) -> Sheet | None:
+        """Return the parents, and the best merge whose renders are stored; None where not even theirs are.
+
+        Raises:
+            ArtifactError: the artifact store fails.
+        """
         study, final = self._records.study, self._final(trials)
         parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
         best = best_of(trials, final, self._objective)
@@ -108,12 +132,12 @@ class LatestSheet:
         shown = [*parents, *(stored or merges)[:1]]
         if best is None or not all(self._thumbnails[trial.number] for trial in shown):
             return None
-        columns = [(self._heading(trial, best, final), self._thumbnails[trial.number]) for trial in shown]
         finished = sum(trial.state != "running" for trial in trials)
-        title = f"{study.name}, after {finished} of {study.spec.budget.trials} trials"
-        captions = row_captions(study.spec.suite)
-        sheet = comparison_sheet(title, columns, captions, blocks=tables_for(len(captions)), thumbnails=True)
-        return self._artifacts.save_picture(study.name, study.key, "latest", sheet)
+        return Sheet(
+            title=f"{study.name}, after {finished} of {study.spec.budget.trials} trials",
+            columns=[(self._heading(trial, best, final), self._thumbnails[trial.number]) for trial in shown],
+            captions=row_captions(study.spec.suite),
+        )
 
     def _final(self, trials: Sequence[StoredTrial]) -> Final | None:
         final = load_final(self._records)

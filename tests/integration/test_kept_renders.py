@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,11 @@ def test_the_report_shows_them_and_lies_beside_the_sheets(small: tuple[ShortStud
     page = Path(where).read_text()
     assert page.count("data:image/jpeg;base64,") == 3 * len(short.study.spec.held_out.items())
     assert final.winner is not None
-    assert f"trial {final.winner.number}" in page
+    headline = re.search(r'<h2 id="verdict">(.*?)</h2>', page)
+    assert headline is not None
+    gain = final.winner.held_out["objective"]
+    beaten = f"no merge beats parent {gain.parent}" if gain.value <= 0 else f"rial {final.winner.number}"
+    assert beaten in headline[1]
     assert (Path(short.artifacts.location) / picture_name(name, key, "final")).exists()
 
 
@@ -80,5 +85,6 @@ def test_a_study_that_keeps_no_renders_keeps_none_of_the_final(tmp_path: Path) -
     short, _ = held(tmp_path, render={"keep": "none", "degenerate_limit": 8})
     assert short.artifacts.of_final(short.study.key).files() == frozenset()
     page = Path(str(save_report(short.records, short.runtime.objective, short.artifacts))).read_text()
-    assert "No renders are stored" in page
+    assert "No renders are stored, so there are no pictures: set `render: {keep: best}`" in page
+    assert "not found" not in page
     short.database.close()
