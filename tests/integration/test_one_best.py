@@ -49,12 +49,12 @@ HELD_OUT: Mapping[str, Gain | None] = {
     "lost": BAD,
     "failed": None,
     "outdated": GOOD,
-    "lost, outdated": BAD,  # of the best observed trial
+    "lost and outdated": BAD,  # of the best observed trial
 }
-OUTDATED = ("outdated", "lost, outdated")
+OUTDATED = ("outdated", "lost and outdated")
 FRONTS = ("front", "front lost", "front of a parent")
 STUDIES = ("none", "parent", *HELD_OUT, *FRONTS)
-REFUSED = ("parent", "lost", "failed", "lost, outdated", "front lost", "front of a parent")
+REFUSED = ("parent", "lost", "failed", "lost and outdated", "front lost", "front of a parent")
 
 
 def scores(params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
@@ -137,7 +137,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         records = store_study(database, name, score, trials=TRIALS, **objective)
         fill_gains(records)
         if name in HELD_OUT:
-            chosen = best_observed(load_trials(records)) if name == "lost, outdated" else CHOSEN
+            chosen = best_observed(load_trials(records)) if name == "lost and outdated" else CHOSEN
             hold(records, HELD_OUT[name], chosen=chosen, complete_trials=TRIALS - (name in OUTDATED))
         if name == "front":
             lose_at_the_knee(records)
@@ -268,7 +268,7 @@ class TestEveryPlaceNamesTheSameTrial:
             assert len(heads) == 1, heads
             assert f"trial {number}\n" in f"{heads[0]}\n".replace(",", "\n")
             claimed = [heading for heading, _ in sheet.columns if re.search(r"\+[\d.]+ \(", heading)]
-            assert not (claimed and name in ("lost", "failed", "lost, outdated", "front lost")), claimed
+            assert not (claimed and name in ("lost", "failed", "lost and outdated", "front lost")), claimed
 
     @pytest.mark.parametrize("name", STUDIES)
     def test_the_dashboard(self, folder: Path, name: str) -> None:
@@ -343,7 +343,7 @@ def test_a_merge_on_the_front_that_loses_to_a_parent_is_told_beside_it(folder: P
     assert any(f"This report shows trial {merge.number}" in sentence for sentence in verdict.sentences)
 
 
-@pytest.mark.parametrize("name", ["lost", "failed", "lost, outdated"])
+@pytest.mark.parametrize("name", ["lost", "failed", "lost and outdated"])
 def test_a_gain_that_the_final_refuted_is_not_shown_as_the_result(folder: Path, call: Call, name: str) -> None:
     results, _ = reported(folder, name)
     assert results.gain is None or results.gain == BAD
@@ -399,7 +399,7 @@ class TestExportOfATrialThatLost:
         [
             ("parent", "parent B is the best, and its file is already there"),
             ("failed", "every merge failed in the final"),
-            ("lost, outdated", "lost to parent B in the final"),
+            ("lost and outdated", "lost to parent B in the final"),
             ("front lost", "lost to parent B in sharpness and contrast in the final"),
             ("front of a parent", "parent A is the best, and its file is already there"),
         ],
