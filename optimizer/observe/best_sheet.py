@@ -12,7 +12,7 @@ from typing import Final as Constant
 
 from torch import Tensor
 
-from optimizer.observe.study_sheet import column_heading, read_images, row_captions, stored_images, tables_for
+from optimizer.observe.study_sheet import column_heading, opened_renders, row_captions, stored_images, tables_for
 from optimizer.rendering.contact_sheet import comparison_sheet
 from optimizer.trial.best import Best, By, best_of, load_results
 from optimizer.trial.objective import Objective
@@ -80,7 +80,7 @@ def _of_final(
         _Column(
             trial=by_number[finalist.number],
             gains=finalist.held_out,
-            images=read_images(artifacts, [files.name(render_file(finalist.number, label)) for label in labels]),
+            images=opened_renders(artifacts, [files.name(render_file(finalist.number, label)) for label in labels]),
         )
         for finalist in final.finalists
         if finalist.is_parent or finalist.number == merge.number

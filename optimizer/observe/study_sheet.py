@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from optuna.artifacts.exceptions import ArtifactNotFound
 from torch import Tensor
 
 from optimizer.rendering.contact_sheet import comparison_sheet, thumbnail
@@ -14,6 +13,7 @@ from optimizer.trial.best import best_of
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import parent_trials
+from studies.errors import RenderLostError
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders
 from studies.records.study_records import StudyRecords
@@ -55,16 +55,16 @@ def column_heading(
 
 
 def stored_images(records: StudyRecords, artifacts: Artifacts, trial: StoredTrial) -> list[Tensor]:
-    """Read a trial's renders, uint8 [3, height, width] each; none where one of them is not stored."""
+    """Read a trial's renders, uint8 [3, height, width] each; none where one of them is not stored or lost."""
     files = [render.file for render in stored_renders.load_renders(records, trial)]
-    return read_images(artifacts, [file for file in files if file is not None]) if None not in files else []
+    return [] if None in files else opened_renders(artifacts, [file for file in files if file is not None])
 
 
-def read_images(artifacts: Artifacts, files: Sequence[str]) -> list[Tensor]:
-    """Read renders by their names in the store, uint8 [3, height, width] each; none where one of them is not there."""
+def opened_renders(artifacts: Artifacts, files: Sequence[str]) -> list[Tensor]:
+    """Read renders by their names in the store, uint8 [3, height, width] each; none where one of them is lost."""
     try:
         pictures = [artifacts.open_render(file) for file in files]
-    except ArtifactNotFound:
+    except RenderLostError:
         return []
     return [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
 

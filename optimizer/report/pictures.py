@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 
 from optimizer.report.results import Results
+from studies.errors import RenderLostError
 from studies.files.artifacts import WRITERS, Artifacts, render_file
 from studies.records.stored_renders import load_renders
 from studies.records.values import StoredTrial
@@ -26,7 +26,6 @@ PAGE_BYTES: Final = 15_000_000
 PICTURE_BYTES: Final = PAGE_BYTES * 3 // 4 - 500_000  # of all pictures before base64; the rest is for text and figures
 # (longer side in pixels, JPEG quality), the best first.
 STEPS: Final = ((1024, 90), (1024, 82), (768, 82), (640, 80), (512, 80), (448, 78), (384, 76), (320, 74), (256, 72))
-UNREADABLE: Final = (ArtifactNotFound, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 SAMPLE: Final = 6  # pictures from which the size of all is estimated
 
 Key = tuple[int, int]  # trial's number, item
@@ -118,12 +117,9 @@ def _of_search(results: Results, columns: Sequence[StoredTrial]) -> tuple[list[_
 def _read(artifacts: Artifacts, render: _Stored) -> bytes | None:
     """Return a stored file; None where it is not there, or is no picture."""
     try:
-        content = artifacts.store.read(render.name)
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-            picture.verify()
-    except UNREADABLE:
+        return artifacts.render_png(render.name)
+    except RenderLostError:
         return None
-    return content
 
 
 def _small(artifacts: Artifacts, renders: Sequence[_Stored], named: int) -> Pictures:
@@ -181,9 +177,8 @@ class _Jpeg:
 def _as_jpeg(artifacts: Artifacts, render: _Stored, side: int, quality: int) -> _Jpeg | None:
     """Return a render whose longer side has at most so many pixels; None where it cannot be read."""
     try:
-        with Image.open(io.BytesIO(artifacts.store.read(render.name)), formats=("PNG",)) as file:
-            picture = file.convert("RGB")
-    except UNREADABLE:
+        picture = artifacts.open_render(render.name)
+    except RenderLostError:
         return None
     longer_side = max(picture.size)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
