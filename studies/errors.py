@@ -17,6 +17,7 @@
     │   ├── ArtifactsAwayError      it cannot be reached now, and may come back
     │   ├── ArtifactsLostError      it did not come back
     │   └── ArtifactsReplacedError  its folder is another one by now
+    ├── RenderLostError      a stored render is gone, or damaged
     ├── PasswordError        a password file that cannot be used
     ├── StudyExistsError     a study of this name is there already
     ├── StudyMissingError    no study of this name
@@ -96,6 +97,10 @@ class ArtifactsLostError(ArtifactError):
 
 class ArtifactsReplacedError(ArtifactError):
     """The artifact folder was replaced by another one since it was opened."""
+
+
+class RenderLostError(StudyError):
+    """A stored render is gone, or cannot be read."""
 
 
 class PasswordError(StudyError):

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from optimizer.observe.study_sheet import Sheet, column_heading, read_images, row_captions, stored_images, tables_for
+from optimizer.observe.study_sheet import Sheet, column_heading, opened_renders, row_captions, stored_images, tables_for
 from optimizer.rendering.contact_sheet import comparison_sheet
-from optimizer.trial.best import REASONS, Best, best_of, judged_gains, load_results
+from optimizer.trial.best import REASONS, Best, best_of, load_results, told_gains
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials, parent_trials
 from studies.files.artifacts import Artifacts, render_file
@@ -81,7 +81,7 @@ def _of_final(
             trial=by_number[finalist.number],
             gains=finalist.held_out,
             held_out=True,
-            images=read_images(artifacts, [files.name(render_file(finalist.number, label)) for label in labels]),
+            images=opened_renders(artifacts, [files.name(render_file(finalist.number, label)) for label in labels]),
         )
         for finalist in final.finalists
         if finalist.is_parent or finalist.number == merge.number
@@ -100,7 +100,7 @@ def _of_search(
     """Return the parents and a merge as the search rendered them: the best whose renders are stored."""
 
     def column(trial: StoredTrial) -> _Column:
-        gains, held_out = judged_gains(trial, final)
+        gains, held_out = told_gains(trial, best, final)
         return _Column(trial=trial, gains=gains, held_out=held_out, images=stored_images(records, artifacts, trial))
 
     parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]

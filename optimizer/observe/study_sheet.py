@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from optuna.artifacts.exceptions import ArtifactNotFound
 from torch import Tensor
 
 from optimizer.rendering.contact_sheet import comparison_sheet, thumbnail
-from optimizer.trial.best import Best, best_of, judged_gains
+from optimizer.trial.best import Best, best_of, told_gains
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.trial.repeats import final_counted_once
+from studies.errors import RenderLostError
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders
 from studies.records.finals import Final, load_final
@@ -76,16 +76,16 @@ def column_heading(
 
 
 def stored_images(records: StudyRecords, artifacts: Artifacts, trial: StoredTrial) -> list[Tensor]:
-    """Read a trial's renders, uint8 [3, height, width] each; none where one of them is not stored."""
+    """Read a trial's renders, uint8 [3, height, width] each; none where one of them is not stored or lost."""
     files = [render.file for render in stored_renders.load_renders(records, trial)]
-    return read_images(artifacts, [file for file in files if file is not None]) if None not in files else []
+    return [] if None in files else opened_renders(artifacts, [file for file in files if file is not None])
 
 
-def read_images(artifacts: Artifacts, files: Sequence[str]) -> list[Tensor]:
-    """Read renders by their names in the store, uint8 [3, height, width] each; none where one of them is not there."""
+def opened_renders(artifacts: Artifacts, files: Sequence[str]) -> list[Tensor]:
+    """Read renders by their names in the store, uint8 [3, height, width] each; none where one of them is lost."""
     try:
         pictures = [artifacts.open_render(file) for file in files]
-    except ArtifactNotFound:
+    except RenderLostError:
         return []
     return [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
 
@@ -117,7 +117,7 @@ class LatestSheet:
         return self._artifacts.save_picture(study.name, study.key, "latest", picture)
 
     def sheet(self, trials: Sequence[StoredTrial]) -> Sheet | None:
-        """Return the parents, and the best merge whose renders are stored; None where not even theirs are.
+        """Return the parents, and the best merge whose renders are stored; None where renders are not stored.
 
         Raises:
             ArtifactError: the artifact store fails.
@@ -125,17 +125,18 @@ class LatestSheet:
         study, final = self._records.study, self._final(trials)
         parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
         best = best_of(trials, final, self._objective)
-        merges = [] if best is None else [best.trial, *best_trials(trials, self._objective)]
-        merges = [trial for trial in merges if trial.origin.parent is None]
-        self._read([*parents, *merges])
-        stored = [trial for trial in merges if self._thumbnails[trial.number]]
-        shown = [*parents, *(stored or merges)[:1]]
-        if best is None or not all(self._thumbnails[trial.number] for trial in shown):
+        found = [None if best is None else best.merge, *best_trials(trials, self._objective)]
+        merges = [trial for trial in found if trial is not None and trial.origin.parent is None]
+        merge = next((trial for trial in merges if self._pictures(trial)), None)
+        if best is None or not all(map(self._pictures, parents)) or (merge is None and best.merge_is_best):
             return None
+        shown = [*parents, *([] if merge is None else [merge])]
+        columns = [(self._heading(trial, best, final), self._pictures(trial)) for trial in shown]
+        self._thumbnails = {trial.number: self._thumbnails[trial.number] for trial in shown}
         finished = sum(trial.state != "running" for trial in trials)
         return Sheet(
             title=f"{study.name}, after {finished} of {study.spec.budget.trials} trials",
-            columns=[(self._heading(trial, best, final), self._thumbnails[trial.number]) for trial in shown],
+            columns=columns,
             captions=row_captions(study.spec.suite),
         )
 
@@ -144,17 +145,15 @@ class LatestSheet:
         return None if final is None else final_counted_once(self._records, final, trials)
 
     def _heading(self, trial: StoredTrial, best: Best, final: Final | None) -> str:
-        gains, held_out = judged_gains(trial, final)
+        gains, held_out = told_gains(trial, best, final)
         role = best.role(trial.number)
         return column_heading(self._records.study, trial, gains, self._objective, role, held_out=held_out)
 
-    def _read(self, shown: Sequence[StoredTrial]) -> None:
-        """Read what is to be shown and was not yet; forget what is no longer shown."""
-        study = self._records.study
-        pictures = (len(study.parents) + 1) * len(study.spec.suite.items())
-        for trial in shown:
-            if not self._thumbnails.get(trial.number):
-                images = stored_images(self._records, self._artifacts, trial)
-                self._thumbnails[trial.number] = [thumbnail(image, pictures) for image in images]
-        numbers = {trial.number for trial in shown}
-        self._thumbnails = {number: own for number, own in self._thumbnails.items() if number in numbers}
+    def _pictures(self, trial: StoredTrial) -> list[Tensor]:
+        """Return a trial's renders as thumbnails, uint8 [3, height, width] each; none where one is not stored."""
+        if not self._thumbnails.get(trial.number):
+            study = self._records.study
+            pictures = (len(study.parents) + 1) * len(study.spec.suite.items())
+            images = stored_images(self._records, self._artifacts, trial)
+            self._thumbnails[trial.number] = [thumbnail(image, pictures) for image in images]
+        return self._thumbnails[trial.number]

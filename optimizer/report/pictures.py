@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 
 from optimizer.report.results import Results
+from studies.errors import RenderLostError
 from studies.files.artifacts import WRITERS, Artifacts, render_file
 from studies.records.stored_renders import load_renders
 from studies.records.values import StoredTrial
@@ -27,7 +27,6 @@ PAGE_BYTES: Final = 15_000_000
 PREFIX: Final = "data:image/{kind};base64,"
 # (longer side in pixels, JPEG quality), the best first.
 STEPS: Final = ((1024, 90), (1024, 82), (768, 82), (640, 80), (512, 80), (448, 78), (384, 76), (320, 74), (256, 72))
-UNREADABLE: Final = (ArtifactNotFound, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 SAMPLE: Final = 6  # pictures from which the size of all is estimated
 
 Key = tuple[int, int]  # trial's number, item
@@ -132,12 +131,9 @@ def _of_search(results: Results, columns: Sequence[StoredTrial]) -> Found:
 def _read(artifacts: Artifacts, render: PictureFile) -> bytes | None:
     """Return a stored file; None where it is not there, or is no picture."""
     try:
-        content = artifacts.store.read(render.name)
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-            picture.verify()
-    except UNREADABLE:
+        return artifacts.render_png(render.name)
+    except RenderLostError:
         return None
-    return content
 
 
 def small_pictures(artifacts: Artifacts, found: Found, room: int) -> Pictures:
@@ -206,9 +202,8 @@ class _Jpeg:
 def _as_jpeg(artifacts: Artifacts, render: PictureFile, side: int, quality: int) -> _Jpeg | None:
     """Return a render whose longer side has at most so many pixels; None where it cannot be read."""
     try:
-        with Image.open(io.BytesIO(artifacts.store.read(render.name)), formats=("PNG",)) as file:
-            picture = file.convert("RGB")
-    except UNREADABLE:
+        picture = artifacts.open_render(render.name)
+    except RenderLostError:
         return None
     longer_side = max(picture.size)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optimizer.errors import NothingToReportError
-from optimizer.trial.best import Best, best_of, judged_gains, load_results
+from optimizer.trial.best import Best, best_of, load_results, told_gains
 from optimizer.trial.front import Front, front_of
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import parent_trials
@@ -58,13 +58,8 @@ class Results:
 
     @property
     def gains(self) -> Mapping[str, Gain]:
-        """The gains of the trial shown, as the final found them where it judged it; else those of the search.
-
-        Those of the search are not told where a final that still holds was held without it.
-        """
-        gains, held_out = judged_gains(self.shown, self.final)
-        unjudged = bool(self.objective.terms) and self.current_final is not None and not held_out
-        return {} if unjudged else gains
+        """The gains of the trial shown, as the final found them where it judged it; else those of the search."""
+        return told_gains(self.shown, self.best, self.final)[0]
 
     @property
     def gain(self) -> Gain | None:
@@ -74,7 +69,8 @@ class Results:
     @property
     def is_held_out(self) -> bool:
         """Whether `gains` are of renders that the search never saw."""
-        return bool(self.gains) and judged_gains(self.shown, self.final)[1]
+        gains, held_out = told_gains(self.shown, self.best, self.final)
+        return held_out and bool(gains)
 
     def finalist(self, number: int) -> Finalist | None:
         """Return how a trial fared in the final; None if there is none, or it took no part or failed."""

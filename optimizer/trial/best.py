@@ -144,6 +144,16 @@ def judged_gains(trial: StoredTrial, final: Final | None) -> tuple[Mapping[str, 
     return _gains(trial, _finalist(final, trial))
 
 
+def told_gains(trial: StoredTrial, best: Best, final: Final | None) -> tuple[Mapping[str, Gain], bool]:
+    """Return the gains of a trial that is shown with the best one: see `judged_gains`.
+
+    Where the final chose, those of the search are not told of a merge that it did not judge.
+    """
+    gains, held_out = judged_gains(trial, final)
+    unjudged = best.by == "final" and not held_out and trial.origin.parent is None
+    return {} if unjudged else gains, held_out
+
+
 def objections(
     trial: StoredTrial,
     trials: Sequence[StoredTrial],

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
-from typing import Final
 
 import numpy as np
 import torch
-from optuna.artifacts.exceptions import ArtifactNotFound
-from PIL import Image
 from torch import Tensor
 
 from optimizer.errors import ScoredImageLost
 from optimizer.trial.evaluation import pixels_digest
+from studies.errors import RenderLostError
 from studies.files.artifacts import Artifacts
 from studies.records.values import StoredRender
-
-UNREADABLE: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # Pillow's
 
 
 def read_images(artifacts: Artifacts, renders: Iterable[StoredRender]) -> dict[int, Tensor]:
@@ -30,14 +25,11 @@ def read_images(artifacts: Artifacts, renders: Iterable[StoredRender]) -> dict[i
 
 
 def _read(artifacts: Artifacts, render: StoredRender) -> Tensor:
-    where = f"item {render.item}, {render.file}"
     try:
         picture = artifacts.open_render(render.file or "")
-    except ArtifactNotFound as error:
-        raise ScoredImageLost(f"{where}, is gone") from error
-    except UNREADABLE as error:
-        raise ScoredImageLost(f"{where}, cannot be read") from error
+    except RenderLostError as error:
+        raise ScoredImageLost(f"item {render.item}, {error}") from error
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
     if pixels_digest(image) != render.pixels_sha256:
-        raise ScoredImageLost(f"{where}, is not the image that was scored")
+        raise ScoredImageLost(f"item {render.item}, {render.file} is not the image that was scored")
     return image

@@ -17,8 +17,9 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
@@ -32,7 +33,8 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 
 from basics.names import typed_path
-from studies.errors import ArtifactError
+from basics.pictures import UNREADABLE
+from studies.errors import ArtifactError, RenderLostError
 from studies.files.png import encode_png
 from studies.files.stores import SCHEME, FolderStore, Store, bucket_store
 from studies.system.database_url import database_file
@@ -112,13 +114,38 @@ class Artifacts:
                 self.store.remove(file.name)
 
     def open_render(self, name: str) -> Image.Image:
-        """Open a stored render by its name in the database.
+        """Decode a stored render.
+
+        Args:
+            name: in the store, as the database has it.
 
         Raises:
-            ArtifactNotFound: it no longer exists.
+            RenderLostError: it is gone, or damaged.
+            ArtifactError: the store fails.
         """
-        with Image.open(io.BytesIO(self.store.read(name))) as file:
+        with _damage_told(name), Image.open(io.BytesIO(self._png(name)), formats=("PNG",)) as file:
             return file.convert("RGB")
+
+    def render_png(self, name: str) -> bytes:
+        """Return a stored render as the PNG that it is, checked but for its pixels.
+
+        Args:
+            name: in the store, as the database has it.
+
+        Raises:
+            RenderLostError: it is gone, or damaged.
+            ArtifactError: the store fails.
+        """
+        content = self._png(name)
+        with _damage_told(name), Image.open(io.BytesIO(content), formats=("PNG",)) as file:
+            file.verify()
+        return content
+
+    def _png(self, name: str) -> bytes:
+        try:
+            return self.store.read(name)
+        except ArtifactNotFound as error:
+            raise RenderLostError(f"{name} is gone") from error
 
     def save_picture(self, name: str, key: str, shows: PictureKind, picture: Image.Image) -> str:
         """Store a picture of a study losslessly, and return its path or URL.
@@ -153,6 +180,19 @@ class Artifacts:
     def for_optuna(self) -> OptunaArtifacts:
         """The same store by artifact id, as the dashboard reads it."""
         return OptunaArtifacts(self.store)
+
+
+@contextmanager
+def _damage_told(name: str) -> Iterator[None]:
+    """Report in the block that a stored render is damaged.
+
+    Raises:
+        RenderLostError: it is.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        raise RenderLostError(f"{name} cannot be read") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

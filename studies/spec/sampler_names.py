@@ -171,7 +171,7 @@ _SAMPLERS: Final[Mapping[str, SamplerName]] = {
     _letters(each): name for name, info in SAMPLER_INFOS.items() for each in (name, info.a1111, *info.also) if each
 }
 _SCHEDULES: Final[Mapping[str, ScheduleName]] = {
-    _letters(each): name for name, info in SCHEDULE_INFOS.items() for each in (name, *info.also)
+    _letters(each): name for name, info in SCHEDULE_INFOS.items() for each in (name, info.a1111, *info.also) if each
 }
 _NOT_OFFERED: Final[Mapping[str, SamplerName]] = {
     _letters(each): name for name, info in SAMPLER_INFOS.items() for each in info.closest_to

@@ -97,6 +97,7 @@ class SamplerInfo:
 class ScheduleInfo:
     """What is known of a schedule, but for its levels. Names of it are read in any spelling."""
 
+    a1111: str = ""  # its name in A1111's menu, if it stands there
     also: tuple[str, ...] = ()  # further names
     closest_to: tuple[str, ...] = ()  # schedules that are not offered, to which this one comes closest
     for_flow: bool = False  # whether ComfyUI makes it of the levels of a model that follows a flow
@@ -158,20 +159,21 @@ SAMPLER_INFOS: Final[Mapping[SamplerName, SamplerInfo]] = {
         passes_over=("a1111",),
     ),
 }
-# "Uniform" is A1111's name of normal; "DDIM" its name of ddim_uniform. Its polyexponential levels with the usual
-# exponent, 1, are the exponential ones. InvokeAI ends names in `_k` for Karras' levels; diffusers calls turbo trailing.
-# `align_your_steps` has levels of Stable Diffusion, `turbo` places in its table, and `time_uniform` is A1111's: none of
-# them is of a flow.
+# A1111's polyexponential levels with the usual exponent, 1, are the exponential ones. InvokeAI ends names in `_k` for
+# Karras' levels; diffusers calls turbo trailing. `align_your_steps` has levels of Stable Diffusion, `turbo` places in
+# its table, and `time_uniform` is A1111's: none of them is of a flow.
 SCHEDULE_INFOS: Final[Mapping[ScheduleName, ScheduleInfo]] = {
-    "normal": ScheduleInfo(also=("Uniform",), for_flow=True),
-    "simple": ScheduleInfo(closest_to=("linear_quadratic",), for_flow=True),
-    "sgm_uniform": ScheduleInfo(for_flow=True),
-    "beta": ScheduleInfo(for_flow=True),
-    "ddim_uniform": ScheduleInfo(also=("DDIM",), for_flow=True),
-    "karras": ScheduleInfo(also=("k",), for_flow=True),
-    "exponential": ScheduleInfo(also=("Polyexponential",), for_flow=True),
-    "kl_optimal": ScheduleInfo(for_flow=True),
-    "align_your_steps": ScheduleInfo(also=("AYS",), closest_to=("Align Your Steps GITS", "GITS")),
+    "normal": ScheduleInfo(a1111="Uniform", for_flow=True),
+    "simple": ScheduleInfo(a1111="Simple", closest_to=("linear_quadratic",), for_flow=True),
+    "sgm_uniform": ScheduleInfo(a1111="SGM Uniform", for_flow=True),
+    "beta": ScheduleInfo(a1111="Beta", for_flow=True),
+    "ddim_uniform": ScheduleInfo(a1111="DDIM", for_flow=True),
+    "karras": ScheduleInfo(a1111="Karras", also=("k",), for_flow=True),
+    "exponential": ScheduleInfo(a1111="Exponential", also=("Polyexponential",), for_flow=True),
+    "kl_optimal": ScheduleInfo(a1111="KL Optimal", for_flow=True),
+    "align_your_steps": ScheduleInfo(
+        a1111="Align Your Steps", also=("AYS",), closest_to=("Align Your Steps GITS", "GITS")
+    ),
     "turbo": ScheduleInfo(also=("trailing",)),
     "time_uniform": ScheduleInfo(),
 }
@@ -220,6 +222,16 @@ class Sampling:
     def prompt_steps(self) -> int:
         """The steps among which A1111 divides a prompt that changes on the way: it counts a step of two calls twice."""
         return self.steps * SAMPLER_INFOS[self.sampler].calls
+
+
+def in_a1111(sampler: SamplerName, schedule: ScheduleName) -> tuple[str, str | None]:
+    """Return what A1111 calls a sampler and a schedule; ours where it has none, which it then does not know.
+
+    The schedule is None where the sampler has no other.
+    """
+    info = SAMPLER_INFOS[sampler]
+    menu = SAMPLER_INFOS[info.form_of or sampler].a1111 or sampler
+    return menu, None if sampler in OWN_SCHEDULES else SCHEDULE_INFOS[schedule].a1111 or schedule
 
 
 def usual_schedule(sampler: SamplerName) -> ScheduleName:

@@ -47,7 +47,7 @@ def test_stopped_trials_are_marked_in_the_list(folder: Path) -> None:
     assert "~ marks an estimate" in shown
     assert re.search(r"uniform 0.05 │[^│]*stopped", shown)
     assert len(re.findall(r"│ ~\d", shown)) == 1
-    assert "best: uniform 0.5" in shown
+    assert "best: trial 2 (best observed)" in shown
 
 
 def test_a_stopped_trial_is_exported_by_its_number_alone(folder: Path) -> None:

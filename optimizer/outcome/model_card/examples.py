@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 
 from basics.messages import counted
 from optimizer.errors import ScoredImageLost
 from optimizer.outcome.model_card.names import MOST_EXAMPLES
-from optimizer.trial.scored_images import UNREADABLE, read_images
+from optimizer.trial.scored_images import read_images
+from studies.errors import RenderLostError
 from studies.files.artifacts import Artifacts, render_file
 from studies.records.stored_renders import load_renders
 from studies.records.study_records import StudyRecords
@@ -63,8 +63,8 @@ def load_examples(records: StudyRecords, trial: StoredTrial, artifacts: Artifact
         render = kept[item.index]
         try:
             read_images(artifacts, [render])
-            pictures.append(_picture(artifacts.store.read(render.file or ""), item, spec.suite))
-        except (ScoredImageLost, ArtifactNotFound):
+            pictures.append(_picture(artifacts.render_png(render.file or ""), item, spec.suite))
+        except (ScoredImageLost, RenderLostError):
             lost += 1
     pictures = pictures or list(islice(_of_final(records, trial, artifacts), MOST_EXAMPLES))
     if lost:
@@ -84,10 +84,8 @@ def _of_final(records: StudyRecords, trial: StoredTrial, artifacts: Artifacts) -
         if file not in present:
             continue
         try:
-            content = artifacts.store.read(files.name(file))
-            with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-                picture.verify()
-        except (*UNREADABLE, ArtifactNotFound):
+            content = artifacts.render_png(files.name(file))
+        except RenderLostError:
             continue
         yield _picture(content, item, suite)
 

@@ -5,7 +5,6 @@ Pillow opens pictures and unpacks their texts; pixels are never decoded. How muc
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +13,7 @@ from PIL import ExifTags, Image
 
 from basics import foreign
 from basics.messages import first_line
+from basics.pictures import UNREADABLE
 from studies.spec.published.comfyui import parse_graph
 from studies.spec.published.fooocus import parse_fooocus
 from studies.spec.published.infotext import is_infotext, parse_infotext
@@ -27,7 +27,6 @@ SUFFIXES: Final = PICTURES | {".txt"}
 TEXT_CHARACTERS: Final = 1_000_000  # of all texts of one file; a large ComfyUI workflow has 300,000
 FILE_BYTES: Final = 256_000_000
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
-UNREADABLE: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 NOVELAI: Final = "NovelAI"
 UNICODE: Final = b"UNICODE\0"
 ASCII: Final = b"ASCII\0\0\0"

@@ -16,14 +16,24 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args
 
 from studies.spec.published.a1111_keys import notes_of_unknown, notes_of_unrepeated
 from studies.spec.published.fooocus import FOOOCUS, fooocus_in_infotext
 from studies.spec.published.hires import raw_hires, said_of_hires
 from studies.spec.published.settings import EXACTLY_NOT, OURS, PublishedError, RawSettings
-from studies.spec.sampler_names import read_sampler
-from studies.spec.samplers import A1111_FORMS, PROGRAMS, SAMPLER_INFOS, usual_schedule
+from studies.spec.sampler_names import read_sampler, read_schedule
+from studies.spec.samplers import (
+    A1111_FORMS,
+    PROGRAMS,
+    SAMPLER_INFOS,
+    ProgramName,
+    SamplerName,
+    ScheduleName,
+    in_a1111,
+    in_program,
+    usual_schedule,
+)
 from studies.spec.suite import Emphasis, SizeConditioning, SuiteItem, SuiteLora, SuiteSettings, Syntax
 
 _SAYS_ENSD: Final = frozenset(name for name, info in SAMPLER_INFOS.items() if info.says_ensd)
@@ -38,6 +48,7 @@ _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
 _NUMBERS: Final = re.compile(r"(\d{1,18})x(\d{1,18})")
 _SIZE_KEYS: Final = {"Original size": "original", "Crop": "crop", "Target size": "target"}  # ours -> a suite's
 _SUITE_LORAS: Final = "Suite LoRAs"  # our key
+_FORM: Final = "Sampler form"  # our key: a sampler by our name, where the menu's name means another one
 
 
 def is_infotext(text: str) -> bool:
@@ -76,7 +87,7 @@ def parse_infotext(text: str) -> RawSettings:
     version = pairs.get("Version", "")
     if version == OURS:
         prompt, negative = pairs.get("Prompt", prompt), pairs.get("Negative", negative)
-        return RawSettings(program=OURS, prompt=prompt, negative=negative, **said, **_ours(pairs))
+        return RawSettings(program=OURS, prompt=prompt, negative=negative, **(said | _ours(pairs)))
     if version.startswith(FOOOCUS):
         return RawSettings(program=FOOOCUS, prompt=prompt, negative=negative, **said, **fooocus_in_infotext(pairs))
     said["schedule"] = said["schedule"] or _unnamed_schedule(pairs)
@@ -142,19 +153,26 @@ def _of_a1111(pairs: Mapping[str, str], *, uses_weights: bool) -> dict[str, Any]
 
 
 def _ours(pairs: Mapping[str, str]) -> dict[str, Any]:
-    """Return guidance, and the settings of the whole suite, of a picture of ours.
+    """Return the sampler, guidance, and the settings of the whole suite, of a picture of ours.
 
     Raises:
         PublishedError: one is not what we write.
     """
     sizes = {name: _two_numbers(pairs, key) for key, name in _SIZE_KEYS.items() if key in pairs}
     syntax = _one_of(pairs, "Syntax", get_args(Syntax), "a1111")
+    noise = cast(ProgramName, _one_of(pairs, "Noise", PROGRAMS, "a1111"))
+    try:
+        sampler, schedule = _meant(pairs.get(_FORM, pairs.get("Sampler", "")), pairs.get("Schedule type"), noise)
+    except ValueError as error:
+        raise PublishedError(str(error)) from error
     return {
+        "sampler": sampler,
+        "schedule": schedule,
         "cfg_rescale": pairs.get("CFG rescale"),
         "pag_scale": pairs.get("PAG scale"),
         "pag_layers": tuple(pairs.get("PAG layers", "mid").split()),
         "syntax": syntax,
-        "noise": _one_of(pairs, "Noise", PROGRAMS, "a1111"),
+        "noise": noise,
         "ensd": pairs.get("ENSD", 0),
         "emphasis": _EMPHASES[_one_of(pairs, "Emphasis", tuple(_EMPHASES), "Original")] if syntax == "a1111" else None,
         "sgm_noise_multiplier": pairs.get("SGM noise multiplier") == "True",
@@ -250,7 +268,7 @@ def write_infotext(item: SuiteItem, suite: SuiteSettings, model: ModelNames | No
         model: what it shows, which other programs then name; None: it is not told.
     """
     negative = f"{NEGATIVE} {item.negative}\n" if item.negative else ""
-    said = _said(item) | _said_of_model(model) | _said_of_suite(suite)
+    said = _said(item) | _said_of_model(model) | _said_of_suite(suite) | _said_of_form(item, suite)
     line = ", ".join(f"{key}: {value}" for key, value in said.items())
     plain = f"{item.prompt}\n{negative}{line}"
     read = parse_infotext(plain)
@@ -265,13 +283,14 @@ def write_infotext(item: SuiteItem, suite: SuiteSettings, model: ModelNames | No
 def _said(item: SuiteItem) -> dict[str, object]:
     """Return the settings of a render by A1111's names."""
     sampling = item.sampling
+    sampler, schedule = in_a1111(sampling.sampler, sampling.schedule)
     guidance: dict[str, object] = {"CFG rescale": sampling.cfg_rescale} if sampling.cfg_rescale else {}
     if sampling.pag.scale:
         guidance |= {"PAG scale": sampling.pag.scale, "PAG layers": " ".join(sampling.pag.layers)}
     return {
         "Steps": sampling.steps,
-        "Sampler": sampling.sampler,
-        "Schedule type": sampling.schedule,
+        "Sampler": sampler,
+        **({} if schedule is None else {"Schedule type": schedule}),
         "CFG scale": sampling.cfg,
         "Seed": item.seed,
         "Size": f"{item.width}x{item.height}",
@@ -279,6 +298,23 @@ def _said(item: SuiteItem) -> dict[str, object]:
         **guidance,
         **said_of_hires(sampling.hires),
     }
+
+
+def _said_of_form(item: SuiteItem, suite: SuiteSettings) -> dict[str, object]:
+    """Return a sampler by our name where A1111's name of it would be read as another one."""
+    sampler, schedule = item.sampling.sampler, item.sampling.schedule
+    menu, named = in_a1111(sampler, schedule)
+    return {} if _meant(menu, named, suite.noise) == (sampler, schedule) else {_FORM: sampler}
+
+
+def _meant(menu: str, schedule: str | None, program: ProgramName) -> tuple[SamplerName, ScheduleName]:
+    """Return what a sampler and a schedule of a text of ours mean.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    sampler, joint = read_sampler(menu)
+    return in_program(sampler, joint if schedule is None else read_schedule(schedule), program)
 
 
 def _said_of_model(model: ModelNames | None) -> dict[str, object]:

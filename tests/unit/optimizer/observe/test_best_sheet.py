@@ -13,8 +13,10 @@ from PIL import Image
 from reported_study import ReportedStudy, begin_reported, hold_final, store_final_pictures, store_pictures
 
 from optimizer.observe.best_sheet import save_best_sheet
+from optimizer.observe.study_sheet import LatestSheet
 from optimizer.trial.best import load_best
 from studies.files.artifacts import render_file
+from studies.records.stored_renders import load_renders
 
 ONE: Mapping[str, Any] = {"objective": {"sharpness": {"weight": 1, "unit": 1}}}
 TWO: Mapping[str, Any] = {"objectives": ["sharpness", "contrast"]}
@@ -80,3 +82,17 @@ def test_what_no_final_chose_is_shown_as_the_search_rendered_it(tmp_path: Path, 
     assert np.array_equal(sheet(study), drawn)
     store_pictures(study, [0], size=(64, 96))
     assert not np.array_equal(sheet(study), drawn)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", "half"])
+def test_a_damaged_render_is_no_picture_and_stops_no_sheet(tmp_path: Path, damage: bytes | str) -> None:
+    study = begin_reported(tmp_path, "one", score, trials=8, **ONE)
+    trials = study.trials()
+    store_pictures(study, [trial.number for trial in trials])
+    name = str(load_renders(study.records, trials[0])[1].file)
+    whole = study.artifacts.store.read(name)
+    study.artifacts.store.write(name, whole[: len(whole) // 2] if isinstance(damage, str) else damage)
+    assert save_best_sheet(study.records, study.artifacts) is None
+    assert LatestSheet(study.records, study.artifacts, study.objective).draw(trials) is None
+    study.artifacts.store.write(name, whole)
+    assert save_best_sheet(study.records, study.artifacts) is not None

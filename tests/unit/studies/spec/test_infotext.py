@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -118,9 +119,33 @@ def test_a_suite_that_is_written_as_yaml_reads_back(suite: SuiteSettings) -> Non
 def test_the_usual_render_is_written_as_a1111_writes_it() -> None:
     suite = SuiteSettings.model_validate({"prompts": ["a (red:1.2) lion,\nbig"], "negative": "dark"})
     assert write_infotext(suite.items()[0], suite) == (
-        "a (red:1.2) lion,\nbig\nNegative prompt: dark\nSteps: 20, Sampler: dpmpp_2m, Schedule type: karras, "
+        "a (red:1.2) lion,\nbig\nNegative prompt: dark\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Karras, "
         "CFG scale: 7.0, Seed: 0, Size: 512x512, Clip skip: 1, RNG: CPU, Version: mergetune"
     )
+
+
+@pytest.mark.parametrize("noise", ["a1111", "comfyui"])
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"sampler": "euler_ancestral"}, "Sampler: Euler a, Schedule type: Uniform, "),
+        ({"sampler": "dpmpp_2m_sde", "schedule": "exponential"}, "Sampler: DPM++ 2M SDE, Schedule type: Exponential, "),
+        ({"sampler": "ddim_a1111"}, "Sampler: DDIM, CFG scale: "),
+        ({"sampler": "ddim_comfyui"}, "Sampler: DDIM, Schedule type: DDIM, "),
+        ({"sampler": "uni_pc_a1111"}, "Sampler: UniPC, CFG scale: "),
+        ({"sampler": "lms_a1111", "schedule": "align_your_steps"}, "Sampler: LMS, Schedule type: Align Your Steps, "),
+        ({"sampler": "res_multistep", "schedule": "turbo"}, "Sampler: res_multistep, Schedule type: turbo, "),
+    ],
+)
+def test_samplers_have_the_names_that_a1111_knows(written: Mapping[str, str], said: str, noise: str) -> None:
+    suite = SuiteSettings.model_validate({"prompts": ["a lion"], "noise": noise, "schedule": None, **written})
+    text = write_infotext(suite.items()[0], suite)
+    assert said in text
+    assert read(text).sampler == suite.items()[0].sampling.sampler
+    is_other = (
+        written["sampler"] in {"ddim_comfyui", "uni_pc_a1111", "ddim_a1111"} and f"_{noise}" not in written["sampler"]
+    )
+    assert not is_other or "Sampler form" in text  # the menu's name means the program's own
 
 
 def test_loras_stay_in_the_prompt_and_other_tags_do_not() -> None:
