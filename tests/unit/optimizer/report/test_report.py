@@ -191,11 +191,9 @@ def test_a_page_names_no_folder_and_no_database_of_the_machine(tmp_path: Path) -
     }
     assert set(StudySpec.model_fields) >= set(paths)
     study = begin_reported(tmp_path, "one", ratios_matter, trials=3, **ONE)
-    spec = study.records.study.spec
-    changed = StudySpec.model_validate(
-        spec.model_dump(mode="json") | paths | {"parents": [f"{here}/a.safetensors", f"{here}/b.safetensors"]},
-        context={"base_dir": here},
-    )
+    parents = [f"{here}/a.safetensors", f"{here}/b.safetensors"]
+    spec = {**study.records.study.spec.model_dump(mode="json"), **paths, "parents": parents}
+    changed = StudySpec.model_validate(spec, context={"base_dir": here})
     elsewhere = replace(study.records, study=replace(study.records.study, spec=changed))
     page = report_page(elsewhere, study.objective, study.artifacts)
     assert here not in page
