@@ -27,6 +27,7 @@ from scorers import weights
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
 from scorers.inference import BATCH_SIZE, Runner
+from scorers.presence import architecture_file
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -278,10 +279,7 @@ def _own_config(settings: ClipModelSettings) -> dict[str, Any] | None:
     """Read the architecture from config_dir; None if the settings have no config_dir."""
     if settings.config_dir is None:
         return None
-    path = settings.config_dir / f"{settings.model}.json"
-    if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in settings.config_dir.glob("*.json"))) or "none"
-        raise ScorerSettingsError(f"no CLIP architecture {path}: choose one of those in config_dir ({names})")
+    path = architecture_file(settings.config_dir, settings.model)
     try:
         config = read_json(path)
     except (OSError, ValueError) as error:

@@ -19,6 +19,7 @@ from optimizer.cli.common import (
     database_to_read,
     escaped,
     fail,
+    stored_url,
 )
 from studies.system.advice import DEFAULT_STORAGE
 
@@ -46,6 +47,8 @@ def dashboard(
 ) -> None:
     """Serve the dashboard, which shows every trial with its contact sheet, recipe, gain and timings."""
     from optimizer.cli.workers.session import patiently
+
+    url = stored_url(storage)
     from optimizer.observe.http_gate import PASSWORD_VARIABLE, dashboard_password
 
     password = dashboard_password(password_file)
@@ -54,7 +57,7 @@ def dashboard(
             f"{host} can be reached from other machines, and anyone who reaches the dashboard can delete studies: give "
             f"--password-file FILE or the environment variable {PASSWORD_VARIABLE}, or leave --host at 127.0.0.1"
         )
-    database = patiently(lambda: database_to_read(storage) if read_only else database_to_change(storage))
+    database = patiently(lambda: database_to_read(url) if read_only else database_to_change(url))
     _serve(database, artifacts, host, port, password, changes=not read_only)
 
 
