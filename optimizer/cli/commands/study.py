@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.messages import counted
 from basics.names import plain, typed_path
 from optimizer.cli.commands import doctor, insight, pruning, reporting, rescoring
 from optimizer.cli.common import (
@@ -34,6 +35,7 @@ from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
 from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
+    from optimizer.runtime.plan import Plan
     from studies.records.values import Status
 
 app = Commands(help="Check, start, resume and inspect studies.")
@@ -56,6 +58,12 @@ def check(
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
     prompts: Annotated[bool, typer.Option("--prompts", help="Print how each prompt is read.")] = False,
+    timed: Annotated[
+        bool,
+        typer.Option(
+            "--time", help="Render one batch, and print how long the study takes here and how much memory and disk."
+        ),
+    ] = False,
 ) -> None:
     """Check a spec without running it: files, architectures, search space, scorers, warm start; and print its cost."""
     from optimizer.runtime.named_files import require_files_of
@@ -96,8 +104,23 @@ def check(
         with_recipes(plan.spec, plan.blueprint(parents))
         found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
         print_notes(found.notes if found is not None else ())
+    if timed:
+        _print_timing(plan, cache_folder(cache))
     again = advised(f"study start {shlex.quote(str(spec))}", storage_url(storage))
     console.print(f"[green]The spec is fine.[/] Start it with: {escaped(again)}", soft_wrap=True)
+
+
+def _print_timing(plan: Plan, cache: Path) -> None:
+    """Render and score one batch of a study, and print what the study takes here."""
+    from optimizer.cli.views.timing import print_timing
+    from optimizer.cli.workers.loading import hash_with_progress
+    from optimizer.runtime.timing import study_timing, time_batch, timed_batch
+
+    parents = hash_with_progress(plan, digests=digest_cache(cache))
+    images = len(timed_batch(plan.spec.suite, plan.spec.render.batch_size))
+    with console.status(f"loading the models, then rendering {counted(images, 'image')}"):
+        batch = time_batch(plan, parents, cache)
+    print_timing(plan, batch, study_timing(plan, batch))
 
 
 Detach = Annotated[
