@@ -106,8 +106,8 @@ def timed_batch(suite: SuiteSettings, batch_size: int | None) -> tuple[SuiteItem
     Args:
         batch_size: the spec's; None for the usual one.
     """
-    every = list(batches(suite.items(), batch_size))
-    return tuple(max(every, key=len))
+    largest = max(batches(suite.items(), batch_size), key=len)
+    return tuple(largest)
 
 
 def time_batch(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> BatchTiming:

@@ -47,8 +47,6 @@ def dashboard(
 ) -> None:
     """Serve the dashboard, which shows every trial with its contact sheet, recipe, gain and timings."""
     from optimizer.cli.workers.session import patiently
-
-    url = stored_url(storage)
     from optimizer.observe.http_gate import PASSWORD_VARIABLE, dashboard_password
 
     password = dashboard_password(password_file)
@@ -57,6 +55,7 @@ def dashboard(
             f"{host} can be reached from other machines, and anyone who reaches the dashboard can delete studies: give "
             f"--password-file FILE or the environment variable {PASSWORD_VARIABLE}, or leave --host at 127.0.0.1"
         )
+    url = stored_url(storage)
     database = patiently(lambda: database_to_read(url) if read_only else database_to_change(url))
     _serve(database, artifacts, host, port, password, changes=not read_only)
 
