@@ -30,6 +30,7 @@ STORAGE = frozenset({"optuna", "alembic"})  # by which a database is opened
 
 # Words of each command -> what is behind them, so that a path leads nowhere.
 PATHS: Mapping[str, tuple[str, ...]] = {
+    "init": ("lost.safetensors", "other.safetensors"),
     "study check": ("lost.yaml",),
     "study start": ("lost.yaml",),
     "study resume": ("somebody",),
@@ -61,6 +62,8 @@ WITHOUT_PATHS = {"demo", "scorers", "spaces", "cluster status", "cluster stop"} 
 
 # Commands with a path that is not the first thing they look at.
 LATER_PATHS = [
+    ("init", "a.safetensors", "lost.safetensors", "--refs", "nowhere"),
+    ("init", "a.safetensors", "merge-lost-lora.yaml", "--prompts", "lost.txt"),
     ("study", "check", "lost-parent.yaml"),
     ("study", "check", "lost-lora.yaml"),
     ("study", "check", "lost-vae.yaml"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ def init(
     parents: Annotated[
         list[Path] | None,
         typer.Argument(
-            parser=typed_path, metavar="A B ...", help="The checkpoints to merge, A first.", show_default=False
+            parser=typed_path, metavar="CHECKPOINT", help="The checkpoints to merge: A, B, ...", show_default=False
         ),
     ] = None,
     loras: Annotated[
@@ -89,10 +88,7 @@ def init(
     cache: CacheFolder = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a first spec with comments: look at the checkpoints, the device and the scorers, sized to the hours given.
-
-    In a terminal it asks for what is not given, unless an option is.
-    """
+    """Look at checkpoints and this machine, and write a first spec with comments; in a terminal, it asks."""
     given = tuple(parents or ())
     has_options = bool(loras) or any(each is not None for each in (refs, prompts, hours, output))
     if not has_options and interactive() and sys.stdin.isatty():
@@ -151,8 +147,6 @@ def _require_usable(wishes: Wishes, *, force: bool) -> tuple[str, ...]:
         require_lora_at(path)
     if wishes.refs is not None and not wishes.refs.is_dir():
         fail(f"--refs: {wishes.refs} is not a folder: give the folder of your reference pictures")
-    if not math.isfinite(wishes.hours):
-        fail(f"--hours: expected a number of hours, got {wishes.hours}")
     if wishes.output.suffix.lower() not in {".yaml", ".yml"}:
         fail(f"-o writes a YAML file, got {wishes.output}: give a name that ends in .yaml")
     refuse_target(wishes.output, overwrite=force)
