@@ -1,4 +1,4 @@
-"""`mergetune init`: a spec that `study check` accepts, drafted from files, machine and hours."""
+"""The first ten minutes: `mergetune init` drafts a spec, `study check --time` says how long the study takes here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import VARIABLES, Call, caller, enter
-from demo_study import DEMO
+from demo_study import DEMO, SMALL, short_spec, write_spec
 from PIL import Image
 from small_loras import write_lora
 
@@ -127,14 +127,14 @@ def test_what_cannot_be_used_is_refused_in_a_line(
     assert not list(folder.rglob("*.yaml"))
 
 
-def in_a_terminal(folder: Path, answers: str) -> str:
-    """Run `mergetune init` in a pseudo-terminal, type the answers, and return what it shows."""
+def in_a_terminal(folder: Path, answers: str, *arguments: str) -> str:
+    """Run `mergetune ARGUMENTS` in a pseudo-terminal, type the answers, and return what it shows."""
     ours, theirs = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     process = subprocess.Popen(
-        [sys.executable, "-m", "optimizer.cli", "init", "--no-measure"],
+        [sys.executable, "-m", "optimizer.cli", *arguments],
         cwd=folder,
-        env=environment | {"TERM": "dumb", "COLUMNS": "200"},
+        env=environment | {"TERM": "xterm", "COLUMNS": "200"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -157,8 +157,31 @@ def in_a_terminal(folder: Path, answers: str) -> str:
 
 def test_a_terminal_is_asked_and_asked_again(folder: Path) -> None:
     answers = ["animals.safetensors", "lost.safetensors", "foods.safetensors", "", "", "", "many", "3", "asked.yaml"]
-    shown = in_a_terminal(folder, "\n".join(answers) + "\n")
+    shown = in_a_terminal(folder, "\n".join(answers) + "\n", "init", "--no-measure")
     assert "there is nothing at lost.safetensors" in shown
     assert "expected a number, such as 8, got 'many'" in shown
     spec = load_spec(folder / "asked.yaml")
     assert spec.budget.minutes == 180
+
+
+def test_study_check_says_how_long_a_study_takes_here(folder: Path, call: Call) -> None:
+    write_spec(folder / "small.yaml", **SMALL)
+    told = call("study", "check", "small.yaml", "--time", "--cache", "cache", code=0).out
+    assert "measured here, on 2 images" in told
+    assert re.search(r"the study +│ about .*(second|minute)s? for 13 trials", told)
+    assert re.search(r"memory +│ [\d.]+ (MB|GB) of the machine's memory", told)
+    assert "17 MB for the exported file" in told
+    assert "The spec is fine" in told
+
+
+def test_a_scorer_that_needs_more_images_than_a_batch_is_named(folder: Path, call: Call) -> None:
+    scorers = {"likeness": short_spec()["scorers"]["likeness"], "sharpness": None}
+    suite = SMALL["suite"] | {"seeds": list(range(8))}
+    changes = {"scorers": scorers, "suite": suite, "render": {"batch_size": 2, "degenerate_limit": 8}}
+    write_spec(folder / "small.yaml", **{**SMALL, **changes})
+    told = call("study", "check", "small.yaml", "--time", "--cache", "cache", code=0).out
+    assert "likeness needs more images than a batch has" in told
+
+
+def test_a_line_says_that_libraries_are_loaded(folder: Path) -> None:
+    assert "loading torch" in in_a_terminal(folder, "", "inspect", "animals.safetensors", "--no-check")
