@@ -27,8 +27,8 @@ def quoted(text: str) -> str:
 
 
 def _head(draft: Draft) -> Iterator[str]:
-    yield "# A first spec, drafted by `mergetune init`. Paths are relative to this file."
-    yield "# `mergetune study check FILE` checks it, `mergetune study start FILE` runs it."
+    yield "# A first spec, drafted by mergetune init. Paths are relative to this file."
+    yield "# Of mergetune, `study check` checks it, and `study start` runs it."
     yield f"study: {quoted(draft.study)}"
     yield f"# {draft.found.architecture.name}, predicting {draft.found.prediction.description}"
     yield "parents:"
