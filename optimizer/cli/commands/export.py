@@ -22,7 +22,7 @@ from optimizer.cli.common import (
     loading_libraries,
     parsed_weights,
 )
-from optimizer.cli.workers.model_folders import Moved, searched_folders
+from optimizer.cli.workers.model_folders import Moved, require_folders, searched_folders
 from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
@@ -78,17 +78,20 @@ def export(
     models: Moved = None,
 ) -> None:
     """Write a trial's merge as a .safetensors file, and prove that it is the model that was scored."""
-    from optimizer.cli.views.final import print_repeats
-    from optimizer.cli.views.report import study_objective
-    from optimizer.cli.workers.loading import open_plan
-    from optimizer.merging.files.targets import refuse_target
-    from optimizer.trial.ranking import stopped_after
-    from studies.files.artifacts import Artifacts
-    from studies.recipe.recipe import refuse_other_draws
+    require_folders(models or ())
+    database = database_to_read(storage)
     from studies.records.stored_studies import open_study
 
-    database = database_to_read(storage)
     records = open_study(database, study)
+    with loading_libraries():
+        from optimizer.cli.views.final import print_repeats
+        from optimizer.cli.views.report import study_objective
+        from optimizer.cli.workers.loading import open_plan
+        from optimizer.merging.files.targets import refuse_target
+        from optimizer.trial.ranking import stopped_after
+        from studies.files.artifacts import Artifacts
+        from studies.recipe.recipe import refuse_other_draws
+
     stored = records.study
     chosen = _chosen(records, trial, parsed_weights(weights, study_objective(stored).names), force=force)
     against = _objections(records, chosen)

@@ -19,6 +19,7 @@ from optimizer.cli.common import (
     interactive,
     patience_seconds,
     quiet_optuna,
+    stored_url,
 )
 from optimizer.cli.workers.model_folders import models_option
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
@@ -152,7 +153,8 @@ def database_to_work(storage: str, monitoring: Monitoring = UNMONITORED) -> Data
         DatabaseError: as `database_to_change`.
         DatabaseLostError: it stayed away.
     """
-    return patiently(lambda: database_to_change(storage), monitoring)
+    url = stored_url(storage)
+    return patiently(lambda: database_to_change(url), monitoring)
 
 
 def patiently(action: Callable[[], T], monitoring: Monitoring = UNMONITORED) -> T:
