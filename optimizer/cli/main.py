@@ -19,6 +19,7 @@ from optimizer.cli.commands import (
     lists,
     lora,
     merge,
+    plot,
     study,
     suite,
     worker,
@@ -42,6 +43,7 @@ app.add_typer(cluster.app, name="cluster")
 app.command(name="demo")(demo.demo)
 app.command(name="worker")(worker.worker)
 app.command(name="dashboard")(dashboard.dashboard)
+app.command(name="plot")(plot.plot)
 app.command(name="export")(export.export)
 app.command(name="merge")(merge.merge)
 app.command(name="inspect")(inspection.inspect)
