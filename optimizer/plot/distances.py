@@ -49,4 +49,4 @@ def level_distance(images: Sequence[Tensor], others: Sequence[Tensor]) -> float:
 
 def cosine_distance(one: Tensor, other: Tensor) -> float:
     """Return the mean of 1 - cosine of paired L2-normalised embeddings, [n, width]; 0..2."""
-    return float(1 - (one.double() * other.double()).sum(dim=-1).mean())
+    return max(0.0, float(1 - (one.double() * other.double()).sum(dim=-1).mean()))  # rounding may leave less than 0

@@ -30,6 +30,8 @@ from studies.spec.suite import SuiteSettings
 
 JPEG_QUALITY: Final = 90  # of pictures that together would make the page too large as PNG
 SMALL: Final = 192  # pixels of the longer side, up to which pictures are shown with hard edges
+LEAST_SHOWN: Final = 144  # CSS pixels of the longer side of a picture in a table
+MOST_SHOWN: Final = 320
 SHOWN_IMAGES: Final = 12  # of a cell, in the list of what it shows
 
 RecipeText = Callable[[Recipe], str]
@@ -50,8 +52,9 @@ class PageCell:
 
     label: str
     url: str | None  # data URL; None if it has no picture
-    width: int
+    width: int  # of the picture, in pixels
     height: int
+    shown: int  # its width on the page, in CSS pixels
     failure: str
     lines: tuple[Line, ...]
     share: float | None  # of the largest distance in its table; None without a distance
@@ -62,7 +65,6 @@ class PageCell:
 class PageTable:
     """A table as the page shows it."""
 
-    number: int
     title: str
     columns: tuple[str, ...]
     rows: tuple[str, ...]
@@ -90,7 +92,6 @@ def plot_page(
     as_png = sum(_png_bytes(result, kept) for result in every.values()) <= PICTURE_BYTES
     shown = [
         PageTable(
-            number=number,
             title=drawn.table.title,
             columns=drawn.table.columns,
             rows=drawn.table.rows,
@@ -99,7 +100,7 @@ def plot_page(
                 for row in drawn.table.cells
             ),
         )
-        for number, drawn in enumerate(tables)
+        for drawn in tables
     ]
     environment = _environment()
     script = Markup(_source(environment, "plot.js"))  # noqa: S704 - our own file
@@ -154,6 +155,7 @@ def _page_cell(
         url=None if image is None else _url(image, as_png=as_png),
         width=0 if image is None else image.shape[2],
         height=0 if image is None else image.shape[1],
+        shown=0 if image is None else _shown_width(image),
         failure=f"failed: {result.failure or 'its images are gone'}",
         lines=_lines(drawn, cell, result, infos),
         share=None if result.distance is None or not farthest else result.distance.levels / farthest,
@@ -168,6 +170,12 @@ def _lines(drawn: PlotTable, cell: Cell, result: CellResult, infos: Mapping[str,
     best = [value is not None and value == drawn.best(name, infos[name]) for name, value in result.scores.items()]
     marks = [*[False] * before, *best, *[False] * (result.unscored is not None)]
     return tuple(Line(text=text, best=mark) for text, mark in zip(texts, marks, strict=True))
+
+
+def _shown_width(image: Tensor) -> int:
+    """Return how wide a picture, [3, h, w], is shown: a small one larger than it is, a large one smaller."""
+    scale = max(LEAST_SHOWN, min(max(image.shape), MOST_SHOWN)) / max(image.shape)
+    return round(scale * image.shape[2])
 
 
 def _png_bytes(result: CellResult, kept: KeptCells) -> int:

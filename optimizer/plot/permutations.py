@@ -43,7 +43,7 @@ def _table(blueprint: Blueprint, first: str, second: str, heading: str, suite: S
     names = {parent.letter: parent.name for parent in blueprint.parents}
     order = sections(blueprint.architecture)
     columns = tuple(product((first, second), repeat=len(order)))
-    title = f"{first}: {names[first]}, {second}: {names[second]}; of which {', '.join(order)} are"
+    title = f"Parents {first} ({names[first]}) and {second} ({names[second]}); columns: {', '.join(order)}"
     return Table(
         title=f"{title} · {heading}" if heading else title,
         columns=tuple(" ".join(column) for column in columns),

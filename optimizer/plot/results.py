@@ -80,7 +80,7 @@ def lines_below(cell: Cell, result: CellResult, infos: Mapping[str, ScorerInfo],
             lines.append(f"cosine {result.distance.cosine:.3f}")
     for name, value in result.scores.items():
         shown = infos[name].report_name(images) if infos[name].scope == "set" else name
-        lines.append(f"{shown} {'–' if value is None else format(value, '.4g')}")
+        lines.append(f"{shown} {'–' if value is None else format(value, '#.4g')}")
     return (*lines, *(["not scored"] if result.unscored is not None else []))
 
 
@@ -113,7 +113,7 @@ def notes_of(tables: Sequence[PlotTable]) -> tuple[str, ...]:
     if any(distance.cosine is not None for distance in distances):
         notes.append("cosine: 1 - the cosine of the pictures' CLIP embeddings, the mean over pictures.")
     if any(result.scores for result in every):
-        notes.append("Scores are means over the pictures of a cell; the best of a table is darker.")
+        notes.append("Scores are means over the pictures of a cell; the best of a table is bold.")
     return tuple(notes)
 
 

@@ -125,7 +125,7 @@ class PlotWork:
         cosine_of, measured = self._cosines(reference), dict[Identity, CellResult]()
         for cell in table.every:
             result = results[cell.identity]
-            if result.failure is None:
+            if result.failure is None and cell is not base:
                 images = self._images(result)
                 distance = Distance(levels=level_distance(images, reference), cosine=cosine_of(images))
                 result = replace(result, distance=distance)

@@ -241,12 +241,7 @@ def _worked(
     from optimizer.plot.scoring import usable_scorers
 
     missing = work.missing()
-    merges = counted(work.merges(missing), "merge")
-    kept = len(work.cells) - len(missing)
-    known = f"; {counted(kept, 'cell')} rendered before" if kept else ""
-    console.print(
-        f"{counted(len(missing), 'cell')} to render, of {merges}, {counted(planned.images, 'image')} each{known}"
-    )
+    console.print(_said_before(work, missing, planned.images))
     with _progress("rendering", len(missing)) as on_start:
         results = work.render(missing, on_start)
     if score:
@@ -258,6 +253,16 @@ def _worked(
     with console.status("comparing pictures" if request.kind == "ablation" else "drawing"):
         tables = tuple(work.measure(table, results) for table in planned.tables)
     return tuple(table.by_distance() for table in tables) if request.sort else tables
+
+
+def _said_before(work: PlotWork, missing: Sequence[Cell], images: int) -> str:
+    """Say how much is to be rendered."""
+    kept = len(work.cells) - len(missing)
+    if not missing:
+        return f"all {counted(kept, 'cell')} were rendered before"
+    known = f"; {counted(kept, 'other')} rendered before" if kept else ""
+    new = f"{counted(len(missing), 'cell')} of {counted(images, 'image')} to render"
+    return f"{new}, {counted(work.merges(missing), 'merge')}{known}"
 
 
 @contextmanager

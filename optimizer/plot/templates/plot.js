@@ -7,7 +7,7 @@
   const zoom = (index) => {
     current = (index + pictures.length) % pictures.length;
     const picture = pictures[current];
-    const lines = [...picture.closest("td").querySelectorAll(".below")].map((line) => line.textContent);
+    const lines = [...picture.closest(".cell").querySelectorAll(".below")].map((line) => line.textContent);
     byId("zoomed").src = picture.src;
     byId("zoomed").alt = picture.alt;
     byId("zoom-caption").textContent = [picture.alt, ...lines].join(" · ");
@@ -21,8 +21,9 @@
   };
   const inRow = (by) => {
     const row = pictures[current].closest("tr");
+    if (!row) return;
     const column = [...row.children].indexOf(pictures[current].closest("td"));
-    let next = by > 0 ? row.nextElementSibling : row.previousElementSibling;
+    const next = by > 0 ? row.nextElementSibling : row.previousElementSibling;
     const found = next && next.children[column] && next.children[column].querySelector("img");
     if (found) zoom(pictures.indexOf(found));
   };
