@@ -10,8 +10,9 @@ from optimizer.plot.base import BEST, Base, parent_base, read_base, uniform_rati
 from optimizer.plot.changes import Change, NumberChange, number_changes, refuse_overlaps, suite_changes
 from optimizer.plot.permutations import permutation_tables
 from optimizer.plot.request import PlotRequest
-from optimizer.plot.tables import Table, grid_tables, require_few
+from optimizer.plot.tables import Axes, Table, grid_tables, require_few
 from optimizer.runtime.plan import Plan
+from search_spaces.blocks import places, sections
 from studies.recipe.blueprint import Blueprint
 from studies.records.study_records import StudyRecords
 
@@ -40,6 +41,7 @@ def plan_plot(request: PlotRequest, plan: Plan, blueprint: Blueprint, records: S
     axes = {axis: _changes(axis, plan) for axis in request.axes}
     refuse_overlaps(list(axes.values()), [axis.option for axis in axes])
     across, down, deep = (axes[axis] if axis is not None else () for axis in (request.x, request.y, request.z))
+    require_few(_cell_count(request, (across, down, deep), blueprint))
     base = None
     if request.kind == "permutations":
         tables = permutation_tables(blueprint, suite, images, deep)
@@ -49,7 +51,6 @@ def plan_plot(request: PlotRequest, plan: Plan, blueprint: Blueprint, records: S
             tables = ablation_tables(base, plan.space, blueprint, suite, images, deep)
         else:
             tables = grid_tables(base.varied, suite, images, (across, down, deep), blueprint)
-    require_few(tables)
     every = [change for changes in axes.values() for change in changes]
     return PlannedPlot(
         tables=tables,
@@ -57,6 +58,17 @@ def plan_plot(request: PlotRequest, plan: Plan, blueprint: Blueprint, records: S
         images=images,
         unusual=tuple(each.unusual for each in every if isinstance(each, NumberChange) and each.unusual is not None),
     )
+
+
+def _cell_count(request: PlotRequest, axes: Axes, blueprint: Blueprint) -> int:
+    """Return how many cells a plot has at most."""
+    across, down, deep = (max(1, len(axis)) for axis in axes)
+    others, architecture = len(blueprint.parents) - 1, blueprint.architecture
+    if request.kind == "permutations":
+        return deep * others * 2 ** (len(sections(architecture)) + 1)
+    if request.kind == "ablation":
+        return deep * len(blueprint.parents) * len(places(architecture))
+    return across * down * deep
 
 
 def _changes(axis: Axis, plan: Plan) -> tuple[Change, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from optimizer.errors import PlotError
 from optimizer.plot.changes import Change, Point
@@ -15,7 +16,7 @@ from studies.spec.suite import SuiteSettings
 MOST_CELLS = 2000  # of a plot: more could not be looked at
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One merge, and the images of it that are shown."""
 
@@ -24,7 +25,7 @@ class Cell:
     recipe: Recipe
     suite: SuiteSettings
 
-    @property
+    @cached_property
     def identity(self) -> tuple[str, str]:
         """What two cells with the same pictures share."""
         return self.recipe.digest, self.suite.digest
@@ -89,13 +90,15 @@ def in_suites(suite: SuiteSettings, deep: Sequence[Change], images: int) -> Iter
         yield _label(change), shown(changed.suite, images)
 
 
-def require_few(tables: Sequence[Table]) -> None:
+def require_few(count: int) -> None:
     """Refuse a plot that nobody could look at.
 
+    Args:
+        count: its cells.
+
     Raises:
-        PlotError: it has more than `MOST_CELLS` cells.
+        PlotError: there are more than `MOST_CELLS`.
     """
-    count = sum(len(table.every) for table in tables)
     if count > MOST_CELLS:
         raise PlotError(
             f"the plot has {count:,} cells, at most {MOST_CELLS:,} can be drawn: give the axes fewer values"
