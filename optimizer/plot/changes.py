@@ -23,7 +23,7 @@ LABEL_CHARACTERS = 80  # of a value in a heading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class Variant:
     """A merge by its numbers, and what is rendered of it."""
 
     numbers: NumbersByPlace
@@ -39,13 +39,13 @@ class NumberChange:
     number: float
     unusual: str | None  # how far it is outside of what merges use, and what may have been meant
 
-    def applied(self, point: Point) -> Point:
-        """Return the point with this number in these cells."""
+    def applied(self, variant: Variant) -> Variant:
+        """Return the variant with this number in these cells."""
         numbers = {
             place: tuple(self.number if (place, index) in self.cells else value for index, value in enumerate(own))
-            for place, own in point.numbers.items()
+            for place, own in variant.numbers.items()
         }
-        return Point(numbers=numbers, suite=point.suite)
+        return Variant(numbers=numbers, suite=variant.suite)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +56,13 @@ class SuiteChange:
     setting: str
     value: str
 
-    def applied(self, point: Point) -> Point:
-        """Return the point with this setting.
+    def applied(self, variant: Variant) -> Variant:
+        """Return the variant with this setting.
 
         Raises:
             PlotError: the suite cannot have this value.
         """
-        return Point(numbers=point.numbers, suite=with_setting(point.suite, self.setting, self.value))
+        return Variant(numbers=variant.numbers, suite=with_setting(variant.suite, self.setting, self.value))
 
 
 Change = NumberChange | SuiteChange

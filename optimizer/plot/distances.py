@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Distance:
+class PictureDistance:
     """The distance of two sets of pictures, picture by picture."""
 
     levels: float  # mean absolute difference of the 8-bit values of all channels, 0..255

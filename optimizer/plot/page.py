@@ -39,7 +39,7 @@ RecipeText = Callable[[Recipe], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class CaptionLine:
     """A line below a picture."""
 
     text: str
@@ -56,7 +56,7 @@ class PageCell:
     height: int
     shown: int  # its width on the page, in CSS pixels
     failure: str
-    lines: tuple[Line, ...]
+    lines: tuple[CaptionLine, ...]
     share: float | None  # of the largest distance in its table; None without a distance
     recipe: str
 
@@ -163,13 +163,15 @@ def _page_cell(
     )
 
 
-def _lines(drawn: PlotTable, cell: Cell, result: CellResult, infos: Mapping[str, ScorerInfo]) -> tuple[Line, ...]:
+def _lines(
+    drawn: PlotTable, cell: Cell, result: CellResult, infos: Mapping[str, ScorerInfo]
+) -> tuple[CaptionLine, ...]:
     """Return the lines below a picture; scores come last but for why there are none."""
     texts = lines_below(cell, result, infos, len(cell.suite.items()))
     before = len(texts) - len(result.scores) - (result.unscored is not None)
     best = [value is not None and value == drawn.best(name, infos[name]) for name, value in result.scores.items()]
     marks = [*[False] * before, *best, *[False] * (result.unscored is not None)]
-    return tuple(Line(text=text, best=mark) for text, mark in zip(texts, marks, strict=True))
+    return tuple(CaptionLine(text=text, best=mark) for text, mark in zip(texts, marks, strict=True))
 
 
 def _shown_width(image: Tensor) -> int:

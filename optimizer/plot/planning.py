@@ -65,7 +65,7 @@ def _cell_count(request: PlotRequest, axes: Axes, blueprint: Blueprint) -> int:
     across, down, deep = (max(1, len(axis)) for axis in axes)
     others, architecture = len(blueprint.parents) - 1, blueprint.architecture
     if request.kind == "permutations":
-        return deep * others * 2 ** (len(sections(architecture)) + 1)
+        return deep * others * (2 << len(sections(architecture)))  # and the text encoders
     if request.kind == "ablation":
         return deep * len(blueprint.parents) * len(places(architecture))
     return across * down * deep

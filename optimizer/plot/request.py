@@ -7,7 +7,7 @@ from typing import Literal
 
 from optimizer.errors import PlotError
 from optimizer.plot.axes import Axis
-from optimizer.plot.changes import Point, suite_changes
+from optimizer.plot.changes import Variant, suite_changes
 from optimizer.plot.suites import most_images
 from studies.spec.suite import SuiteSettings
 
@@ -72,7 +72,7 @@ class PlotRequest:
         if self.kind == "plot":
             return 1
         changes = suite_changes(self.z, suite) if self.z is not None else None
-        suites = [change.applied(Point(numbers={}, suite=suite)).suite for change in changes or ()] or [suite]
+        suites = [change.applied(Variant(numbers={}, suite=suite)).suite for change in changes or ()] or [suite]
         return min(IMAGES_TO_COMPARE, *map(most_images, suites))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from basics.messages import counted, first_of
 from optimizer.plot.ablation import in_lines
-from optimizer.plot.distances import Distance
+from optimizer.plot.distances import PictureDistance
 from optimizer.plot.kept import KeptCells
 from optimizer.plot.tables import Cell, Table
 from scorers.protocol import ScorerInfo
@@ -27,7 +27,7 @@ class CellResult:
     failure: str | None = None  # why it has no images
     scores: Mapping[str, float | None] = field(default_factory=dict)  # None: the scorer looks at none of its images
     unscored: str | None = None  # why it has no scores
-    distance: Distance | None = None  # to the base of its table
+    distance: PictureDistance | None = None  # to the base of its table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

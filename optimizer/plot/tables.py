@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optimizer.errors import PlotError
-from optimizer.plot.changes import Change, Point
+from optimizer.plot.changes import Change, Variant
 from optimizer.plot.suites import shown
 from studies.recipe.blueprint import Blueprint, NumbersByPlace
 from studies.recipe.recipe import Recipe
@@ -63,7 +63,7 @@ def grid_tables(
         PlotError: the suite cannot be changed as an axis asks, or has too few images.
     """
     across, down, deep = axes
-    start = Point(numbers=base, suite=suite)
+    start = Variant(numbers=base, suite=suite)
     return tuple(
         Table(
             title=_label(behind),
@@ -85,8 +85,8 @@ def in_suites(suite: SuiteSettings, deep: Sequence[Change], images: int) -> Iter
         PlotError: as for `grid_tables`, or the axis is over numbers of the merge.
     """
     for change in _or_none(deep):
-        point = Point(numbers={}, suite=suite)
-        changed = point if change is None else change.applied(point)
+        variant = Variant(numbers={}, suite=suite)
+        changed = variant if change is None else change.applied(variant)
         yield _label(change), shown(changed.suite, images)
 
 
@@ -113,12 +113,12 @@ def _label(change: Change | None) -> str:
     return "" if change is None else change.label
 
 
-def _cell(start: Point, changes: Sequence[Change | None], images: int, blueprint: Blueprint) -> Cell:
-    point = start
+def _cell(start: Variant, changes: Sequence[Change | None], images: int, blueprint: Blueprint) -> Cell:
+    variant = start
     for change in changes:
-        point = point if change is None else change.applied(point)
+        variant = variant if change is None else change.applied(variant)
     return Cell(
         label=" · ".join(change.label for change in reversed(changes) if change is not None),
-        recipe=blueprint.recipe(point.numbers),
-        suite=shown(point.suite, images),
+        recipe=blueprint.recipe(variant.numbers),
+        suite=shown(variant.suite, images),
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optimizer.errors import UnscorableTrial
-from optimizer.plot.distances import Distance, clip_settings, cosine_distance, embeddings, level_distance
+from optimizer.plot.distances import PictureDistance, clip_settings, cosine_distance, embeddings, level_distance
 from optimizer.plot.kept import CellKeys, KeptCells, KeptScores
 from optimizer.plot.rendering import render_cells, require_renderable
 from optimizer.plot.results import CellResult, PlotTable
@@ -127,7 +127,7 @@ class PlotWork:
             result = results[cell.identity]
             if result.failure is None and cell is not base:
                 images = self._images(result)
-                distance = Distance(levels=level_distance(images, reference), cosine=cosine_of(images))
+                distance = PictureDistance(levels=level_distance(images, reference), cosine=cosine_of(images))
                 result = replace(result, distance=distance)
             measured[cell.identity] = result
         return PlotTable(table=table, results=measured)

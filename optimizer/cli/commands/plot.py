@@ -43,7 +43,7 @@ SPEC_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PlotSource:
     """Where the models and the suite of a plot come from."""
 
     spec: StudySpec
@@ -176,17 +176,17 @@ def _request(
     )
 
 
-def _source(text: str, storage: str) -> Source:
+def _source(text: str, storage: str) -> PlotSource:
     """Return the spec of a file, or the study of this name."""
     file = typed_path(text)
     if file.is_file():
-        return Source(spec=read_spec(file), records=None)
+        return PlotSource(spec=read_spec(file), records=None)
     if file.suffix.lower() in SPEC_SUFFIXES:
         fail(f"there is no spec at {file}: give a study's YAML file, or the name of a study")
     from studies.records.stored_studies import open_study
 
     records = open_study(database_to_read(storage), plain(text))
-    return Source(spec=records.study.spec, records=records)
+    return PlotSource(spec=records.study.spec, records=records)
 
 
 def _targets(output: Path | None, usual: str, *, force: bool) -> Targets:
@@ -204,7 +204,7 @@ def _targets(output: Path | None, usual: str, *, force: bool) -> Targets:
     return targets
 
 
-def _opened(source: Source, models: Sequence[Path] | None, caches: Path) -> tuple[Plan, tuple[ParentFile, ...]]:
+def _opened(source: PlotSource, models: Sequence[Path] | None, caches: Path) -> tuple[Plan, tuple[ParentFile, ...]]:
     """Open the files of a spec or of a study, whose files may not have changed."""
     from optimizer.cli.workers.loading import hash_with_progress, open_unchanged_plan
 
@@ -218,7 +218,7 @@ def _opened(source: Source, models: Sequence[Path] | None, caches: Path) -> tupl
     return plan, hash_with_progress(plan, digests=digest_cache(caches))
 
 
-def _planned(request: PlotRequest, plan: Plan, parents: tuple[ParentFile, ...], source: Source) -> PlannedPlot:
+def _planned(request: PlotRequest, plan: Plan, parents: tuple[ParentFile, ...], source: PlotSource) -> PlannedPlot:
     with loading_libraries():
         from optimizer.plot.planning import plan_plot
 
@@ -244,6 +244,8 @@ def _worked(
     console.print(_said_before(work, missing, planned.images))
     with _progress("rendering", len(missing)) as on_start:
         results = work.render(missing, on_start)
+    if all(result.failure is not None for result in results.values()):
+        fail(f"no cell could be rendered: {next(iter(results.values())).failure}")
     if score:
         spec, notes = usable_scorers(work.plan.spec, tuple(work.cells.values()))
         for note in notes:
