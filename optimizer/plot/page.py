@@ -22,12 +22,13 @@ from optimizer.plot.kept import KeptCells
 from optimizer.plot.results import CellResult, PlotTable, lines_below, picture
 from optimizer.plot.tables import Cell
 from optimizer.rendering.contact_sheet import to_picture
-from optimizer.report.pictures import PICTURE_BYTES
+from optimizer.report.pictures import PAGE_BYTES
 from scorers.protocol import ScorerInfo
 from studies.files.png import encode_png
 from studies.recipe.recipe import Recipe
 from studies.spec.suite import SuiteSettings
 
+PICTURE_BYTES: Final = PAGE_BYTES * 3 // 4 - 500_000  # of all pictures before base64; the rest is for text
 JPEG_QUALITY: Final = 90  # of pictures that together would make the page too large as PNG
 SMALL: Final = 192  # pixels of the longer side, up to which pictures are shown with hard edges
 LEAST_SHOWN: Final = 144  # CSS pixels of the longer side of a picture in a table
