@@ -1,0 +1,155 @@
+"""The checkpoints that compete: found in folders, opened by their headers, and checked against each other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from basics.messages import counted
+from optimizer.errors import BracketError, CheckpointError
+from optimizer.merging.files.change_guard import OpenedFiles
+from optimizer.merging.files.checkpoint import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, Checkpoint, model_name
+from optimizer.merging.files.parents import Parents
+from optimizer.merging.files.sources import sha256_of_model
+from optimizer.runtime.digest_cache import DigestCache
+
+SUFFIXES: Final = frozenset({SAFETENSORS_SUFFIX, *TORCH_SUFFIXES})
+PIPELINE: Final = "model_index.json"  # in the folder of a diffusers pipeline
+NAMED: Final = 3  # files that a message names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A checkpoint in a bracket."""
+
+    number: int  # from 1, in the order in which they were given
+    name: str  # which no other has
+    checkpoint: Checkpoint
+    sha256: str
+    opened: OpenedFiles  # its files as they were before they were hashed
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundCheckpoints:
+    """The checkpoints among files and folders."""
+
+    checkpoints: tuple[Checkpoint, ...]  # files and folders in the order given, those of a folder by name
+    left_out: tuple[str, ...]  # what of a folder is no checkpoint, with the reason
+
+
+def find_checkpoints(given: Sequence[Path]) -> FoundCheckpoints:
+    """Open files, and the checkpoints of folders, by their headers.
+
+    A folder may hold diffusers folders; what lies deeper is not looked at. Models in it that are no checkpoints, such
+    as LoRAs, are left out. One that is named itself is refused.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or named and no checkpoint.
+        BracketError: a folder has no checkpoint, or a file is named twice.
+    """
+    checkpoints, left_out = list[Checkpoint](), list[str]()
+    for path in (each.absolute() for each in given):  # the spec of the search among the winners names them
+        if not path.is_dir() or _is_pipeline(path):
+            checkpoint = Checkpoint.open(path)
+            checkpoint.architecture  # noqa: B018 - which is refused here if there is none
+            checkpoints.append(checkpoint)
+            continue
+        inside = _of_folder(path, left_out)
+        if not inside:
+            raise BracketError(f"{path} has no checkpoint: give a folder of .safetensors or .ckpt files, or the files")
+        checkpoints += inside
+    places = Counter(checkpoint.path.resolve() for checkpoint in checkpoints)
+    if twice := next((path for path, count in places.items() if count > 1), None):
+        raise BracketError(f"{twice} is named twice: a checkpoint competes once, so leave one of them out")
+    return FoundCheckpoints(checkpoints=tuple(checkpoints), left_out=tuple(left_out))
+
+
+def _is_pipeline(folder: Path) -> bool:
+    return (folder / PIPELINE).is_file()
+
+
+def _of_folder(folder: Path, left_out: list[str]) -> list[Checkpoint]:
+    found = []
+    for path in sorted(folder.iterdir()):
+        hidden = path.name.startswith(".")
+        if not hidden and (path.suffix.lower() in SUFFIXES if path.is_file() else _is_pipeline(path)):
+            checkpoint = Checkpoint.open(path)
+            try:
+                checkpoint.architecture  # noqa: B018 - as above
+            except CheckpointError as error:
+                left_out.append(str(error))
+            else:
+                found.append(checkpoint)
+    return found
+
+
+# ------------------------------------------------------------------------------------------ checks
+
+
+def require_alike(checkpoints: Sequence[Checkpoint]) -> None:
+    """Refuse checkpoints that cannot be merged with each other: the winners are to be the parents of a search.
+
+    Raises:
+        BracketError: there are fewer than two, or they are of several architectures.
+        CheckpointError: shapes differ, or a U-Net is incomplete.
+    """
+    if len(checkpoints) < 2:
+        raise BracketError(f"a bracket takes two checkpoints or more, got {counted(len(checkpoints), 'checkpoint')}")
+    _require_one_architecture(checkpoints)
+    first, *others = checkpoints
+    for other in others:
+        Parents.of([first, other])
+
+
+def _require_one_architecture(checkpoints: Sequence[Checkpoint]) -> None:
+    kinds = Counter(checkpoint.architecture for checkpoint in checkpoints)
+    usual = checkpoints[0].architecture if len(set(kinds.values())) == 1 else kinds.most_common(1)[0][0]
+    others = [checkpoint for checkpoint in checkpoints if checkpoint.architecture != usual]
+    if others:
+        named = ", ".join(f"{other.path.name} is {other.architecture}" for other in others[:NAMED])
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        raise BracketError(
+            f"all checkpoints of a bracket are of one architecture, and {named}{more}, while "
+            f"{counted(kinds[usual], 'other')} {'is' if kinds[usual] == 1 else 'are'} {usual}: leave them out"
+        )
+
+
+def contestants_of(
+    checkpoints: Sequence[Checkpoint], digests: DigestCache, progress: Callable[[int], None] | None = None
+) -> tuple[Contestant, ...]:
+    """Hash the checkpoints, and number and name them.
+
+    Args:
+        progress: called with the bytes of each chunk that was read.
+
+    Raises:
+        BracketError: two are the same.
+    """
+    opened = [OpenedFiles.now({f"checkpoint {each.path.name}": each.files}) for each in checkpoints]
+    hashed: dict[str, Checkpoint] = {}
+    for checkpoint in checkpoints:
+        digest = sha256_of_model(checkpoint.path, checkpoint.files, lambda file: digests.of_file(file, progress))
+        if digest in hashed:
+            raise BracketError(
+                f"{hashed[digest].path} and {checkpoint.path} hold the same, so neither can win: leave one of them out"
+            )
+        hashed[digest] = checkpoint
+    names = _names([checkpoint.path for checkpoint in checkpoints])
+    return tuple(
+        Contestant(number=number, name=name, checkpoint=checkpoint, sha256=digest, opened=files)
+        for number, (name, (digest, checkpoint), files) in enumerate(
+            zip(names, hashed.items(), opened, strict=True), start=1
+        )
+    )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each path: that of the model, with its folder or its suffix where several have it."""
+    for name_of in (model_name, lambda path: path.name, lambda path: f"{path.resolve().parent.name}/{path.name}"):
+        names = [name_of(path) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
