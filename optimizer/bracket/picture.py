@@ -22,7 +22,7 @@ SCORE_LINES: Final = 2
 WIDTH: Final = SHOWN_IMAGES * (THUMB + GAP) + 2 * GAP  # of a match
 SIDE: Final = THUMB + (1 + SCORE_LINES) * LINE + 2 * GAP  # height
 MATCH: Final = 2 * SIDE + LINE + 2 * GAP  # height
-HEAD: Final = 92  # height of what stands above the matches
+HEAD: Final = 116  # height of what stands above the matches
 CHAMPION: Final = 2 * THUMB  # pixels
 WON, LOST, UNSURE, RULE = "#17703c", "#8a8f98", "#8a5a00", "#c9c6bf"
 
