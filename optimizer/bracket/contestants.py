@@ -10,11 +10,13 @@ from typing import Final
 
 from basics.messages import counted
 from optimizer.errors import BracketError, CheckpointError
+from optimizer.families.registry import model_family
 from optimizer.merging.files.change_guard import OpenedFiles
-from optimizer.merging.files.checkpoint import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, Checkpoint, model_name
+from optimizer.merging.files.checkpoint import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, Checkpoint, component_of, model_name
 from optimizer.merging.files.parents import Parents
 from optimizer.merging.files.sources import sha256_of_model
 from optimizer.runtime.digest_cache import DigestCache
+from search_spaces.blocks import UNET
 
 SUFFIXES: Final = frozenset({SAFETENSORS_SUFFIX, *TORCH_SUFFIXES})
 PIPELINE: Final = "model_index.json"  # in the folder of a diffusers pipeline
@@ -54,7 +56,7 @@ def find_checkpoints(given: Sequence[Path]) -> FoundCheckpoints:
     for path in (each.absolute() for each in given):  # the spec of the search among the winners names them
         if not path.is_dir() or _is_pipeline(path):
             checkpoint = Checkpoint.open(path)
-            checkpoint.architecture  # noqa: B018 - which is refused here if there is none
+            _require_model(checkpoint)
             checkpoints.append(checkpoint)
             continue
         inside = _of_folder(path, left_out)
@@ -78,12 +80,25 @@ def _of_folder(folder: Path, left_out: list[str]) -> list[Checkpoint]:
         if not hidden and (path.suffix.lower() in SUFFIXES if path.is_file() else _is_pipeline(path)):
             checkpoint = Checkpoint.open(path)
             try:
-                checkpoint.architecture  # noqa: B018 - as above
+                _require_model(checkpoint)
             except CheckpointError as error:
                 left_out.append(str(error))
             else:
                 found.append(checkpoint)
     return found
+
+
+def _require_model(checkpoint: Checkpoint) -> None:
+    """Refuse a file without a U-Net. One that lacks a few tensors is refused for that later.
+
+    Raises:
+        CheckpointError: it is of no known family, or has hardly a tensor of a U-Net, as a LoRA of such names.
+    """
+    architecture = checkpoint.architecture
+    essential = model_family(architecture).keys.essential
+    unet = [key for key in essential if component_of(key, architecture) == UNET]
+    if 2 * sum(key in checkpoint.tensors for key in unet) < len(unet):
+        raise CheckpointError(f"{checkpoint.path.name}: it has no U-Net, so it is no checkpoint that can be rendered")
 
 
 # ------------------------------------------------------------------------------------------ checks

@@ -71,7 +71,8 @@ class KeptRenders:
             record = json.loads((self.folder / key / RECORD).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return record if isinstance(record, dict) and {"pixels", "faults"} <= record.keys() else None
+        whole = isinstance(record, dict) and all(isinstance(record.get(name), list) for name in ("pixels", "faults"))
+        return record if whole else None
 
 
 def _image(path: Path) -> Tensor | None:
