@@ -140,5 +140,5 @@ def test_the_search_among_the_winners_has_the_spec_of_the_bracket(tmp_path: Path
 
 def test_steps_of_two_parents_are_refused_for_three_winners(tmp_path: Path) -> None:
     bracket = spec_of(tmp_path, steps=[{"method": "slerp", "inputs": ["A", "B"]}])
-    with pytest.raises(SpecError, match="with 3 winners as parents.*--winners"):
+    with pytest.raises(SpecError, match=r"with 3 winners as parents.*--winners"):
         bracket.among([tmp_path / f"{name}.safetensors" for name in "xyz"])
