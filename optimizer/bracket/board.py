@@ -123,7 +123,7 @@ class _Drawing:
         match, contestant = result.match, self.contestants[entrant - 1]
         items = self.suites[match.round - 1].items()
         images = self.images(match.round, contestant)
-        chosen = sorted({index * len(items) // SHOWN_IMAGES for index in range(SHOWN_IMAGES)})
+        chosen = sorted({index * len(images) // SHOWN_IMAGES for index in range(SHOWN_IMAGES)}) if images else []
         return BoardSide(
             number=entrant,
             name=contestant.name,

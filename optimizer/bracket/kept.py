@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from basics.files import open_to_write, replacing
-from optimizer.rendering.render import Renders
 from optimizer.trial.evaluation import pixels_digest
 from studies.files.png import encode_png
 
@@ -30,6 +29,7 @@ class KeptRender:
 
     images: tuple[Tensor, ...]  # uint8 [3, h, w], as they were rendered
     faults: tuple[str | None, ...]  # why an image is degenerate; None if it is not
+    failure: str | None = None  # why there are none
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,19 @@ class KeptRenders:
         found = tuple(image for image in images if image is not None)
         if [*map(pixels_digest, found)] != record["pixels"]:
             return None
-        return KeptRender(images=found, faults=tuple(record["faults"]))
+        return KeptRender(images=found, faults=tuple(record["faults"]), failure=record.get("failure"))
 
-    def keep(self, key: str, renders: Renders) -> KeptRender:
+    def keep(self, key: str, render: KeptRender) -> None:
         """Keep the pictures of a key.
 
         Raises:
             OSError: they cannot be written.
         """
         (self.folder / key).mkdir(parents=True, exist_ok=True)
-        for index, image in enumerate(renders.images):
+        for index, image in enumerate(render.images):
             _write(self.picture(key, index), encode_png(image.numpy()))
-        record = {"pixels": [*map(pixels_digest, renders.images)], "faults": renders.faults}
+        record = {"pixels": [*map(pixels_digest, render.images)], "faults": render.faults, "failure": render.failure}
         _write(self.folder / key / RECORD, json.dumps(record).encode())
-        return KeptRender(images=renders.images, faults=renders.faults)
 
     def picture(self, key: str, index: int) -> Path:
         """Return the path of a picture."""

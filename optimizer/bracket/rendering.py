@@ -14,11 +14,11 @@ from basics.messages import counted
 from optimizer.bracket.contestants import Contestant
 from optimizer.bracket.kept import KeptRender, KeptRenders
 from optimizer.bracket.setup import BracketPlan
+from optimizer.errors import CheckpointError
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.parents import Parents
 from optimizer.merging.files.vae import VaeFile
 from optimizer.rendering.largest_batches import LargestBatches
-from optimizer.rendering.render import Renders
 from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.setup import build_renderer
@@ -79,19 +79,25 @@ class ContestantRenderer:
         if known is not None:
             return known
         contestant.opened.require_unchanged()
-        renders = self._render(self._plan.rounds[number - 1], contestant, on_images)
+        render = self._render(self._plan.rounds[number - 1], contestant, on_images)
         contestant.opened.require_unchanged()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # for the next checkpoint
-        return self._kept.keep(self.key(number, contestant), renders)
+        self._kept.keep(self.key(number, contestant), render)
+        return render
 
     @torch.inference_mode()
-    def _render(self, plan: Plan, contestant: Contestant, on_images: Callable[[int], None]) -> Renders:
+    def _render(self, plan: Plan, contestant: Contestant, on_images: Callable[[int], None]) -> KeptRender:
         spec = plan.spec
         vae = None if spec.vae is None else VaeFile.open(spec.vae)
+        ingredients = Ingredients(Parents.of([contestant.checkpoint]), vae=vae)
+        try:
+            ingredients.require_sound()
+        except CheckpointError:
+            return KeptRender(images=(), faults=(), failure="it holds NaN or infinity (`mergetune inspect` says where)")
         _, renderer = build_renderer(
-            Ingredients(Parents.of([contestant.checkpoint]), vae=vae),
+            ingredients,
             spec.suite,
             spec.render,
             self.device,
@@ -99,7 +105,8 @@ class ContestantRenderer:
             largest_batches=self._largest,
             loras=plan.suite_loras,
         )
-        return renderer.render(on_images)
+        renders = renderer.render(on_images)
+        return KeptRender(images=renders.images, faults=renders.faults)
 
 
 def failure_of(render: KeptRender, limit: int) -> str | None:
@@ -108,6 +115,8 @@ def failure_of(render: KeptRender, limit: int) -> str | None:
     Args:
         limit: how many of them may be degenerate.
     """
+    if render.failure is not None:
+        return render.failure
     broken = [(index, fault) for index, fault in enumerate(render.faults) if fault is not None]
     if len(broken) <= limit:
         return None

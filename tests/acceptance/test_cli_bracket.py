@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -138,17 +137,22 @@ def test_a_changed_checkpoint_is_refused_by_name(bracket: Call, files: Path) -> 
     assert len(results()) == 4
 
 
-def test_one_that_renders_broken_images_loses(bracket: Call, files: Path) -> None:
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [(0.0, "2 of 2 images are broken: item 0 (flat"), (float("nan"), "it holds NaN or infinity")],
+)
+def test_one_that_cannot_be_rendered_loses(bracket: Call, files: Path, factor: float, said: str) -> None:
     broken = files / "models" / "a.safetensors"
     tensors = load_file(broken)
     broken.unlink()
     key = "first_stage_model.decoder.conv_out.weight"
-    save_file(tensors | {key: tensors[key] * float("nan")}, broken)
-    (files / "spec.yaml").write_text(
-        yaml.safe_dump({**SPEC, "render": {"degenerate_limit": 1}, "suite": {**SPEC["suite"], "steps": 12}})
-    )
-    said = bracket("models/a.safetensors", "models/c.safetensors", "--suite", "spec.yaml", "--winners", "2", code=0).out
-    assert "c beats a: the other failed: a: 2 of 2 images are broken" in said
+    save_file(tensors | {key: tensors[key] * factor}, broken)
+    (files / "spec.yaml").write_text(yaml.safe_dump({**SPEC, "render": {"degenerate_limit": 1}}))
+    pair = ("models/a.safetensors", "models/c.safetensors")
+    for _ in range(2):  # played, then read back
+        ended = bracket(*pair, "--suite", "spec.yaml", "--winners", "2", code=0)
+        assert "1. c\n2. a" in ended.out
+    assert said in results()[0]["judgement"]["reason"]
 
 
 def test_by_eye_the_answers_of_the_terminal_decide_and_are_kept(
@@ -192,11 +196,11 @@ def test_wrong_input_gives_one_line_before_anything_is_rendered(bracket: Call, a
 
 def test_scorers_of_the_demo_judge_and_rounds_have_their_own_settings(bracket: Call, files: Path) -> None:
     suite = {**SPEC["suite"], "prompts": short_spec()["suite"]["prompts"], "steps": 2}
-    rounds = [{}, {"cfg": 5, "prompts": suite["prompts"][:4], "seeds": [9]}]
+    rounds = [{}, {"cfg": 5, "prompts": suite["prompts"][:8], "seeds": [9]}]
     spec = {**NETWORK_SPEC, "suite": suite, "rounds": rounds, "final": {"top": 0}}
     (files / "spec.yaml").write_text(yaml.safe_dump(spec))
     said = bracket("models", "--suite", "spec.yaml", "--folder", "out", code=0).out
-    assert "round 2: final four: 2 matches of 4 checkpoints; 4 images of 4 prompts, 2 steps, cfg 5" in said
+    assert "round 2: final four: 2 matches of 4 checkpoints; 8 images of 8 prompts, 2 steps, cfg 5" in said
     for each in results(Path("out")):
         judgement = each["judgement"]
         assert judgement["low"] < judgement["lead"] < judgement["high"]
@@ -210,7 +214,7 @@ def _killed(folder: Path, arguments: list[str], when: int) -> bool:
     )
     while child.poll() is None and len(list((folder / "bracket").rglob("*.*"))) < when:
         time.sleep(0.02)
-    os.kill(child.pid, signal.SIGKILL)
+    child.kill()
     return child.wait() == -signal.SIGKILL
 
 

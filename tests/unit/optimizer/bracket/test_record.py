@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from optimizer.bracket.judging import Judgement, MatchResult
-from optimizer.bracket.kept import KeptRenders
+from optimizer.bracket.kept import KeptRender, KeptRenders
 from optimizer.bracket.record import FILE, BracketIdentity, BracketRecord, begin, only_one
 from optimizer.errors import BracketError
-from optimizer.rendering.render import Render, Renders
 
 NAMES = ["ant", "bee", "cat", "dog"]
 IDENTITY = BracketIdentity(checkpoints=("a", "b", "c", "d"), rounds=("1", "2"), judge="scorers x")
@@ -90,24 +89,30 @@ def test_two_processes_do_not_play_one_bracket(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------- pictures
 
 
-def renders() -> Renders:
-    images = (torch.randint(0, 256, (3, 16, 24), dtype=torch.uint8) for _ in range(2))
-    return Renders(renders=tuple(Render(image=image, fault=None) for image in images), seconds={})
+def render() -> KeptRender:
+    images = tuple(torch.randint(0, 256, (3, 16, 24), dtype=torch.uint8) for _ in range(2))
+    return KeptRender(images=images, faults=(None, "flat"))
 
 
 def test_pictures_are_read_back_as_they_were_rendered(tmp_path: Path) -> None:
-    made, kept = renders(), KeptRenders(tmp_path)
+    made, kept = render(), KeptRenders(tmp_path)
     kept.keep("key", made)
     found = kept.load("key")
     assert found is not None
-    assert found.faults == (None, None)
+    assert found.faults == made.faults
     assert all(torch.equal(one, other) for one, other in zip(found.images, made.images, strict=True))
+
+
+def test_a_checkpoint_without_pictures_is_kept_with_the_reason(tmp_path: Path) -> None:
+    kept = KeptRenders(tmp_path)
+    kept.keep("key", KeptRender(images=(), faults=(), failure="it holds NaN"))
+    assert kept.load("key") == KeptRender(images=(), faults=(), failure="it holds NaN")
 
 
 @pytest.mark.parametrize("damage", ["lost", "cut", "other", "no record", "half a record"])
 def test_damaged_pictures_are_none(tmp_path: Path, damage: str) -> None:
     kept = KeptRenders(tmp_path)
-    kept.keep("key", renders())
+    kept.keep("key", render())
     picture, record = kept.picture("key", 1), tmp_path / "key" / "renders.json"
     if damage == "lost":
         picture.unlink()
