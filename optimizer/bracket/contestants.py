@@ -1,4 +1,4 @@
-"""The checkpoints that compete: found in folders, opened by their headers, and checked against each other."""
+"""The checkpoints that compete: opened by their headers, checked against each other, hashed and named."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Final
 
 from basics.messages import counted
+from optimizer.bracket.candidate_files import CandidateFile, require_several
 from optimizer.errors import BracketError, CheckpointError
 from optimizer.families.registry import model_family
 from optimizer.merging.files.change_guard import OpenedFiles
-from optimizer.merging.files.checkpoint import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, Checkpoint, component_of, model_name
+from optimizer.merging.files.checkpoint import Checkpoint, component_of, model_name
 from optimizer.merging.files.parents import Parents
 from optimizer.merging.files.sources import sha256_of_model
 from optimizer.runtime.digest_cache import DigestCache
 from search_spaces.blocks import UNET
 
-SUFFIXES: Final = frozenset({SAFETENSORS_SUFFIX, *TORCH_SUFFIXES})
-PIPELINE: Final = "model_index.json"  # in the folder of a diffusers pipeline
 NAMED: Final = 3  # files that a message names
 
 
@@ -36,56 +35,32 @@ class Contestant:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundCheckpoints:
-    """The checkpoints among files and folders."""
+    """The checkpoints among files."""
 
-    checkpoints: tuple[Checkpoint, ...]  # files and folders in the order given, those of a folder by name
-    left_out: tuple[str, ...]  # what of a folder is no checkpoint, with the reason
+    checkpoints: tuple[Checkpoint, ...]
+    left_out: tuple[str, ...]  # what of folders is no checkpoint, with the reason
 
 
-def find_checkpoints(given: Sequence[Path]) -> FoundCheckpoints:
-    """Open files, and the checkpoints of folders, by their headers.
+def open_checkpoints(files: Sequence[CandidateFile]) -> FoundCheckpoints:
+    """Open files by their headers.
 
-    A folder may hold diffusers folders; what lies deeper is not looked at. Models in it that are no checkpoints, such
-    as LoRAs, are left out. One that is named itself is refused.
+    Models in a folder that are no checkpoints, such as LoRAs, are left out. One that is named itself is refused.
 
     Raises:
         CheckpointError: a file is missing, damaged, or named and no checkpoint.
-        BracketError: a folder has no checkpoint, or a file is named twice.
     """
     checkpoints, left_out = list[Checkpoint](), list[str]()
-    for path in (each.absolute() for each in given):  # the spec of the search among the winners names them
-        if not path.is_dir() or _is_pipeline(path):
-            checkpoint = Checkpoint.open(path)
+    for file in files:
+        checkpoint = Checkpoint.open(file.path)
+        try:
             _require_model(checkpoint)
+        except CheckpointError as error:
+            if file.named:
+                raise
+            left_out.append(str(error))
+        else:
             checkpoints.append(checkpoint)
-            continue
-        inside = _of_folder(path, left_out)
-        if not inside:
-            raise BracketError(f"{path} has no checkpoint: give a folder of .safetensors or .ckpt files, or the files")
-        checkpoints += inside
-    places = Counter(checkpoint.path.resolve() for checkpoint in checkpoints)
-    if twice := next((path for path, count in places.items() if count > 1), None):
-        raise BracketError(f"{twice} is named twice: a checkpoint competes once, so leave one of them out")
     return FoundCheckpoints(checkpoints=tuple(checkpoints), left_out=tuple(left_out))
-
-
-def _is_pipeline(folder: Path) -> bool:
-    return (folder / PIPELINE).is_file()
-
-
-def _of_folder(folder: Path, left_out: list[str]) -> list[Checkpoint]:
-    found = []
-    for path in sorted(folder.iterdir()):
-        hidden = path.name.startswith(".")
-        if not hidden and (path.suffix.lower() in SUFFIXES if path.is_file() else _is_pipeline(path)):
-            checkpoint = Checkpoint.open(path)
-            try:
-                _require_model(checkpoint)
-            except CheckpointError as error:
-                left_out.append(str(error))
-            else:
-                found.append(checkpoint)
-    return found
 
 
 def _require_model(checkpoint: Checkpoint) -> None:
@@ -111,8 +86,7 @@ def require_alike(checkpoints: Sequence[Checkpoint]) -> None:
         BracketError: there are fewer than two, or they are of several architectures.
         CheckpointError: shapes differ, or a U-Net is incomplete.
     """
-    if len(checkpoints) < 2:
-        raise BracketError(f"a bracket takes two checkpoints or more, got {counted(len(checkpoints), 'checkpoint')}")
+    require_several(len(checkpoints))
     _require_one_architecture(checkpoints)
     first, *others = checkpoints
     for other in others:

@@ -18,7 +18,6 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from basics.settings import explain
-from search_spaces.blocks import Architecture
 from studies.errors import SpecError
 from studies.spec.final import FinalSettings, unseen_shift
 from studies.spec.study import StudySpec, checked_spec
@@ -28,18 +27,7 @@ from studies.system.documents import parse_yaml, read_text
 FEWEST_DEALT: Final = 4  # prompts of a round; with fewer, every round has them all
 MAX_STUDY_NAME: Final = 60
 WINNERS: Final = "-winners"
-# What competes where no spec is given: people, animals, things and places, by day and by night.
-PROMPTS: Final = (
-    "a portrait of an old fisherman with a grey beard, overcast light",
-    "a young woman laughing at a café table, evening light",
-    "a fox standing in fresh snow at the edge of a forest",
-    "a tabby cat asleep on a wooden windowsill",
-    "a red bicycle leaning against a white brick wall",
-    "a bowl of ramen with egg and spring onions on a dark table",
-    "a castle on a cliff above the sea at sunset",
-    "a narrow street in the rain at night, neon signs reflected in puddles",
-)
-SIZES: Final[Mapping[Architecture, int]] = {Architecture.SD15: 512, Architecture.SDXL: 1024}  # pixels
+# Of a spec that names none.
 SCORERS: Final[Mapping[str, None]] = {"aesthetic": None, "clip_score": None}
 
 
@@ -157,32 +145,42 @@ class _FreshSeeds:
 # ------------------------------------------------------------------------------------------ reading
 
 
-def read_bracket(file: Path | None, parents: Sequence[Path], architecture: Architecture) -> BracketSpec:
+def read_bracket(file: Path, parents: Sequence[Path]) -> BracketSpec:
     """Read the spec of a bracket, which may leave out `study`, `parents` and `scorers`.
 
     Args:
-        file: None: the usual prompts and scorers.
         parents: two or more checkpoints, to check settings that depend on their number.
-        architecture: of the checkpoints.
 
     Raises:
         SpecError: as for `load_spec`, or its `rounds` cannot be used.
     """
-    if file is None:
-        return _parsed({"suite": usual_suite(architecture)}, "", parents, Path.cwd(), "the usual suite")
     text = read_text(file, "spec", "a YAML file with a `suite`", SpecError)
     data = parse_yaml(text, file.name, SpecError)
     if not isinstance(data, dict):
         raise SpecError(f"{file.name} contains no settings: expected `suite:`, and perhaps `scorers:` and `rounds:`")
-    return _parsed(data, text, parents, file.resolve().parent, file.name)
+    return bracket_of(data, parents, text=text, base_dir=file.resolve().parent, origin=file.name)
 
 
-def usual_suite(architecture: Architecture) -> dict[str, Any]:
-    """Return the suite where no spec is given, as a spec has it."""
-    return {"prompts": list(PROMPTS), "seeds": [1, 2], "sizes": [SIZES[architecture]]}
+def bracket_of(
+    data: Mapping[str, Any],
+    parents: Sequence[Path],
+    *,
+    text: str = "",
+    base_dir: Path = Path("/"),
+    origin: str = "spec",
+) -> BracketSpec:
+    """Check the settings of a bracket.
 
+    Args:
+        data: the settings, as YAML has them.
+        parents: as for `read_bracket`.
+        text: that they were read from, for messages.
+        base_dir: the folder of relative paths.
+        origin: the text's name, for messages.
 
-def _parsed(data: Mapping[str, Any], text: str, parents: Sequence[Path], base_dir: Path, origin: str) -> BracketSpec:
+    Raises:
+        SpecError: as for `read_bracket`.
+    """
     written = {"study": "bracket", "scorers": dict(SCORERS), **data, "parents": [str(path) for path in parents]}
     entries = _entries(written.pop("rounds", None), origin)
     read = checked_spec(written, text, base_dir=base_dir, origin=origin)

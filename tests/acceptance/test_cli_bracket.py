@@ -175,7 +175,7 @@ def test_by_eye_the_answers_of_the_terminal_decide_and_are_kept(
     ("arguments", "said"),
     [
         (["nowhere"], "no checkpoint at nowhere"),
-        (["models", "--suite", "nowhere.yaml"], "no spec at nowhere.yaml"),
+        (["models", "--suite", "nowhere.yaml"], "nowhere.yaml"),
         (["models/a.safetensors", "--suite", "spec.yaml"], "two checkpoints or more, got 1 checkpoint"),
         (["models", "models/a.safetensors", "--suite", "spec.yaml"], "named twice"),
         (["models", "--suite", "spec.yaml", "--winners", "6"], "--winners: a search takes 2 to 5"),

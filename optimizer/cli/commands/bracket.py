@@ -93,21 +93,25 @@ def bracket(
     cache: CacheFolder = None,
 ) -> None:
     """Pit many checkpoints against each other, round by round, and write the spec of a search among the winners."""
-    _require_paths(checkpoints, suite)
+    from optimizer.bracket.candidate_files import candidate_files
+
+    files = candidate_files(checkpoints)
     target = output or folder / "winners.yaml"
     _require_targets(folder, target, explicit=output is not None, force=force)
+    count = min(WINNERS, len(files)) if winners is None else winners
+    given = None if suite is None else _read(suite, [file.path for file in files[: max(2, count)]], by)
     with loading_libraries():
-        from optimizer.bracket.contestants import find_checkpoints, require_alike
+        from optimizer.bracket.contestants import open_checkpoints, require_alike
         from optimizer.bracket.record import only_one
-        from studies.spec.rounds import read_bracket
+        from optimizer.bracket.usual_suite import usual_bracket
 
-    found = find_checkpoints(checkpoints)
+    found = open_checkpoints(files)
     for line in found.left_out:
         errors.print(f"[yellow]left out:[/] {escaped(line)}")
     require_alike(found.checkpoints)
-    count = min(WINNERS, len(found.checkpoints)) if winners is None else winners
-    first = [each.path for each in found.checkpoints[: max(2, count)]]
-    spec = read_bracket(suite, first, found.checkpoints[0].architecture)
+    first = [each.path for each in found.checkpoints]
+    count = min(WINNERS, len(first)) if winners is None else winners
+    spec = given or usual_bracket(found.checkpoints[0].architecture, first[: max(2, count)])
     plan = _plan(found, spec, count, cache_folder(cache))
     for note in plan.notes:
         console.print(f"[yellow]note:[/] {escaped(note)}")
@@ -116,13 +120,15 @@ def bracket(
         _play(plan, folder, by, target, count, cache_folder(cache), anew=anew)
 
 
-def _require_paths(checkpoints: Sequence[Path], suite: Path | None) -> None:
-    """Refuse paths where nothing is, before the libraries are loaded."""
-    for path in checkpoints:
-        if not path.exists():
-            fail(f"no checkpoint at {path}: give .safetensors or .ckpt files, diffusers folders, or folders of them")
-    if suite is not None and not suite.is_file():
-        fail(f"--suite: no spec at {suite}: give a YAML file with a `suite`")
+def _read(file: Path, parents: Sequence[Path], by: JudgeChoice) -> BracketSpec:
+    """Read the spec, and refuse one that names files which are not there, before the libraries are loaded."""
+    from optimizer.runtime.named_files import require_files_of
+    from studies.spec.rounds import read_bracket
+
+    found = read_bracket(file, parents)
+    read_here = found.spec if by is JudgeChoice.SCORERS else found.spec.model_copy(update={"scorers": {}})
+    require_files_of(read_here)
+    return found
 
 
 def _require_targets(folder: Path, target: Path, *, explicit: bool, force: bool) -> None:

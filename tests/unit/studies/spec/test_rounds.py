@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from search_spaces.blocks import Architecture
 from studies.errors import SpecError
 from studies.spec.rounds import BracketSpec, read_bracket
 from studies.spec.study import parse_spec
@@ -20,7 +19,7 @@ PROMPTS = ["a lion", "a fox", "a pear", "a plum", "a boat", "a hut", "a cup", "a
 def read(folder: Path, text: str, count: int = 2) -> BracketSpec:
     file = folder / "bracket.yaml"
     file.write_text(text)
-    return read_bracket(file, [folder / f"{number}.safetensors" for number in range(count)], Architecture.SD15)
+    return read_bracket(file, [folder / f"{number}.safetensors" for number in range(count)])
 
 
 def spec_of(folder: Path, **changes: Any) -> BracketSpec:
@@ -59,7 +58,7 @@ def test_no_two_rounds_share_a_noise_with_each_other_or_with_the_search_among_th
 
 def test_seeds_of_single_prompts_are_replaced_as_well(tmp_path: Path) -> None:
     suite = {"prompts": [{"prompt": "a lion", "seeds": [7]}, "a fox"], "seeds": [1], "sizes": [64]}
-    seen = set()
+    seen: set[int] = set()
     for each in spec_of(tmp_path, suite=suite).suites(3):
         seeds = {item.seed for item in each.items()}
         assert len(seeds) == 2
@@ -122,12 +121,9 @@ def test_a_study_spec_with_rounds_says_who_reads_them(tmp_path: Path) -> None:
         parse_spec(text, base_dir=tmp_path)
 
 
-@pytest.mark.parametrize(("architecture", "side"), [(Architecture.SD15, 512), (Architecture.SDXL, 1024)])
-def test_without_a_spec_the_usual_suite_has_the_size_of_the_family(architecture: Architecture, side: int) -> None:
-    bracket = read_bracket(None, [Path("/a"), Path("/b")], architecture)
-    assert {item.image_size for item in bracket.spec.suite.items()} == {(side, side)}
-    assert set(bracket.spec.scorers) == {"aesthetic", "clip_score"}
-    assert len(bracket.suites(5)) == 5
+def test_a_spec_need_name_neither_study_nor_scorers(tmp_path: Path) -> None:
+    spec = read(tmp_path, "suite: {prompts: [a lion]}\n").spec
+    assert set(spec.scorers) == {"aesthetic", "clip_score"}
 
 
 def test_the_search_among_the_winners_has_the_spec_of_the_bracket(tmp_path: Path) -> None:
