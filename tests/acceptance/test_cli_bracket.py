@@ -20,6 +20,7 @@ from demo_study import DEMO, short_spec
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from optimizer.cli import main
 from studies.spec.study import load_spec
 
 RATIOS = {"a": 0.1, "b": 0.4, "c": 0.5, "d": 0.6, "e": 0.9}
@@ -36,22 +37,30 @@ NETWORK_SPEC = {key: short_spec()[key] for key in ("scorers", "objective", "rend
 def merges(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five merges of the demo's parents, made by the program; read only."""
     folder = tmp_path_factory.mktemp("merges")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, ratio in RATIOS.items():
-            recipe = folder / "recipe.yaml"
-            parents = [str(DEMO / "animals.safetensors"), str(DEMO / "foods.safetensors")]
-            recipe.write_text(yaml.safe_dump({"parents": parents, "ratio": ratio}))
-            _merge(patch, recipe, folder / f"{name}.safetensors")
+    parents = [str(DEMO / "animals.safetensors"), str(DEMO / "foods.safetensors")]
+    recipe = folder / "recipe.yaml"
+    for name, ratio in RATIOS.items():
+        recipe.write_text(yaml.safe_dump({"parents": parents, "ratio": ratio}))
+        _run("merge", str(recipe), "-o", str(folder / f"{name}.safetensors"))
     recipe.unlink()
     return folder
 
 
-def _merge(patch: pytest.MonkeyPatch, recipe: Path, target: Path) -> None:
-    from optimizer.cli import main
+@pytest.fixture(scope="module")
+def played(merges: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a bracket of the merges that is over; read only."""
+    folder = tmp_path_factory.mktemp("played")
+    spec = folder / "spec.yaml"
+    spec.write_text(yaml.safe_dump(dict(SPEC)))
+    _run("bracket", str(merges), "--suite", str(spec), "--folder", str(folder / "bracket"))
+    return folder / "bracket"
 
-    patch.setattr(sys, "argv", ["mergetune", "merge", str(recipe), "-o", str(target)])
-    with pytest.raises(SystemExit) as ended:
-        main.run()
+
+def _run(*arguments: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mergetune", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main.run()
     assert ended.value.code == 0
 
 
@@ -63,6 +72,13 @@ def files(merges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         (tmp_path / "models" / file.name).symlink_to(file)
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(dict(SPEC)))
     return enter(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def over(files: Path, played: Path) -> Path:
+    """The current folder, with a bracket that is over as well; its checkpoints lay elsewhere."""
+    shutil.copytree(played, files / "bracket")
+    return files
 
 
 @pytest.fixture
@@ -94,19 +110,17 @@ def test_five_merges_come_down_to_a_winner_and_the_spec_of_a_search(bracket: Cal
     assert "Start it with" in call("study", "check", "bracket/winners.yaml", code=0).out
 
 
-def test_a_bracket_that_is_over_is_not_rendered_again(bracket: Call, files: Path) -> None:
-    bracket("models", "--suite", "spec.yaml", code=0)
+def test_a_bracket_that_is_over_is_not_rendered_again(bracket: Call, over: Path) -> None:
     pictures = {path: path.stat().st_mtime_ns for path in Path("bracket/renders").rglob("*.png")}
     assert len(pictures) == (2 + 4 + 2) * 2
     said = bracket("models", "--suite", "spec.yaml", "--winners", "2", "-o", "two.yaml", code=0).out
     assert "4 of 4 matches are decided" in said
     assert {path: path.stat().st_mtime_ns for path in Path("bracket/renders").rglob("*.png")} == pictures
-    assert len(load_spec(files / "two.yaml").parents) == 2
+    assert len(load_spec(over / "two.yaml").parents) == 2
     assert "two.yaml exists" in bracket("models", "--suite", "spec.yaml", "-o", "two.yaml", code=2).err
 
 
-def test_pictures_that_are_lost_are_rendered_again_the_same(bracket: Call, files: Path) -> None:
-    bracket("models", "--suite", "spec.yaml", code=0)
+def test_pictures_that_are_lost_are_rendered_again_the_same(bracket: Call, over: Path) -> None:
     lost = next(Path("bracket/renders").rglob("0000.png"))
     before = lost.read_bytes()
     lost.unlink()
@@ -114,22 +128,20 @@ def test_pictures_that_are_lost_are_rendered_again_the_same(bracket: Call, files
     assert lost.read_bytes() == before
 
 
-def test_a_changed_suite_is_refused_and_anew_keeps_the_pictures_that_fit(bracket: Call, files: Path) -> None:
-    bracket("models", "--suite", "spec.yaml", code=0)
+def test_a_changed_suite_is_refused_and_anew_keeps_the_pictures_that_fit(bracket: Call, over: Path) -> None:
     pictures = {path: path.stat().st_mtime_ns for path in Path("bracket/renders").rglob("*.png")}
     changed = {**SPEC, "scorers": {"contrast": None}}
-    (files / "spec.yaml").write_text(yaml.safe_dump(changed))
+    (over / "spec.yaml").write_text(yaml.safe_dump(changed))
     assert "its judge is another" in bracket("models", "--suite", "spec.yaml", code=2).err
     bracket("models", "--suite", "spec.yaml", "--anew", code=0)
     now = {path: path.stat().st_mtime_ns for path in Path("bracket/renders").rglob("*.png")}
     assert pictures.items() & now.items()
-    (files / "spec.yaml").write_text(yaml.safe_dump({**changed, "rounds": [{}, {"steps": 2}]}))
+    (over / "spec.yaml").write_text(yaml.safe_dump({**changed, "rounds": [{}, {"steps": 2}]}))
     assert "round 2 renders otherwise" in bracket("models", "--suite", "spec.yaml", code=2).err
 
 
-def test_a_changed_checkpoint_is_refused_by_name(bracket: Call, files: Path) -> None:
-    bracket("models", "--suite", "spec.yaml", code=0)
-    other = files / "models" / "c.safetensors"
+def test_a_changed_checkpoint_is_refused_by_name(bracket: Call, over: Path) -> None:
+    other = over / "models" / "c.safetensors"
     tensors = load_file(other)
     other.unlink()
     save_file({key: tensor * 0.99 if tensor.ndim == 4 else tensor for key, tensor in tensors.items()}, other)
