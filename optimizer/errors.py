@@ -11,6 +11,7 @@
     ├── NoMemoryError             what is asked for does not fit this machine
     ├── UnscorableTrial           this trial is no good; the study goes on
     ├── FinalError                nothing to compare in a final, or nothing to compare with
+    ├── BracketError              checkpoints that cannot compete, or a bracket that cannot go on
     ├── TooFewTrialsError         nothing can be said about what mattered yet
     ├── NothingToReportError      a study has no complete trial
     ├── WeightsError              weights of objectives that cannot be used
@@ -81,6 +82,10 @@ class UnscorableTrial(OptimizerError):  # noqa: N818 - it is an outcome, told to
 
 class FinalError(OptimizerError):
     """A study's final cannot be held."""
+
+
+class BracketError(OptimizerError):
+    """Checkpoints cannot compete with each other, or a bracket cannot go on as it began."""
 
 
 class TooFewTrialsError(OptimizerError):

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from optimizer.cli.commands import (
+    bracket,
     cluster,
     dashboard,
     demo,
@@ -48,6 +49,7 @@ app.command(name="dashboard")(dashboard.dashboard)
 app.command(name="plot")(plot.plot)
 app.command(name="export")(export.export)
 app.command(name="merge")(merge.merge)
+app.command(name="bracket")(bracket.bracket)
 app.command(name="inspect")(inspection.inspect)
 app.command(name="diff")(difference.diff)
 app.command(name="scorers")(lists.scorers)

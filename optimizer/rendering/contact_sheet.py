@@ -233,12 +233,12 @@ def _box(pictures: Iterable[Image.Image]) -> tuple[int, int]:
 
 def _paper(width: int, height: int, title: str) -> Image.Image:
     sheet = Image.new("RGB", (width, height), PAPER)
-    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), visible(title), fill=INK, font=_font(TITLE_SIZE))
+    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), visible(title), fill=INK, font=font(TITLE_SIZE))
     return sheet
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return Pillow's own font; cached, because Pillow unpacks it at every call."""
     return ImageFont.load_default(size)
 
@@ -276,7 +276,7 @@ def _write(
     room = max(1, lines - len(last)) if first else lines
     kept = _shortened([line for each in (first or [last]) for line in each], room)
     shown = [*kept, *last] if first else kept
-    ImageDraw.Draw(sheet).multiline_text(at, "\n".join(shown), fill=INK, font=_font(size), spacing=3)
+    ImageDraw.Draw(sheet).multiline_text(at, "\n".join(shown), fill=INK, font=font(size), spacing=3)
 
 
 def _wrapped(text: str, width: int, size: int) -> list[str]:

@@ -31,7 +31,7 @@ class FinalSettings(FrozenSettings):
             ValueError: it would be empty, or contain a render twice or a seed that the search has seen.
         """
         seen = {item.seed for item in suite.items()}
-        shift = _unseen_shift(seen | set(suite.seeds))
+        shift = unseen_shift(seen | set(suite.seeds))
 
         def others(seeds: tuple[int, ...]) -> tuple[int, ...]:
             return self.seeds or tuple((seed + shift) % 2**63 for seed in seeds)
@@ -55,7 +55,7 @@ class FinalSettings(FrozenSettings):
         return held_out
 
 
-def _unseen_shift(seeds: set[int]) -> int:
+def unseen_shift(seeds: set[int]) -> int:
     """Choose one shift for all seeds: their noises stay as different as they are, and become none of the given ones."""
     seen = {noise_of(seed) for seed in seeds}
     shift = SEED_SHIFT

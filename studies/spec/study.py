@@ -391,6 +391,21 @@ def _read(text: str, *, base_dir: Path, origin: str) -> ReadSpec:
     data = parse_yaml(text, origin, SpecError)
     if not isinstance(data, dict):
         raise SpecError(f"{origin} contains no settings: expected `study:`, `parents:`, `suite:`, `scorers:`")
+    return checked_spec(data, text, base_dir=base_dir, origin=origin)
+
+
+def checked_spec(data: Mapping[str, Any], text: str, *, base_dir: Path, origin: str) -> ReadSpec:
+    """Check the settings of a spec file.
+
+    Args:
+        data: the settings, as YAML has them.
+        text: that they were read from, for messages.
+        base_dir: the folder of relative paths.
+        origin: the text's name, for messages.
+
+    Raises:
+        SpecError: a key is unknown, or a value is out of range.
+    """
     notes: list[str] = []  # to which the validators add
     try:
         spec = StudySpec.model_validate(data, context={"base_dir": base_dir, "notes": notes})

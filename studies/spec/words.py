@@ -72,6 +72,7 @@ STUDY_WORDS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("model", "models", "checkpoint", "checkpoints"), "parents"),
     **dict.fromkeys(("lora", "lycoris"), "loras"),
     "scorer": "scorers",
+    "rounds": "only `mergetune bracket` reads `rounds`: take them out of a study's spec",
 }
 _PROGRAMS: Final[Mapping[str, str]] = {
     "automatic1111": "a1111",

@@ -52,6 +52,7 @@ PATHS: Mapping[str, tuple[str, ...]] = {
     "dashboard": (),
     "export": ("somebody",),
     "plot": ("lost.yaml",),
+    "bracket": ("lost.safetensors", "a.safetensors"),
     "merge": ("lost.yaml", "-o", "merged.safetensors"),
     "inspect": ("lost.safetensors",),
     "diff": ("lost.safetensors", "other.safetensors"),
@@ -65,6 +66,8 @@ WITHOUT_PATHS = {"demo", "scorers", "spaces", "cluster status", "cluster stop"} 
 LATER_PATHS = [
     ("init", "a.safetensors", "lost.safetensors", "--refs", "nowhere"),
     ("init", "a.safetensors", "merge-lost-lora.yaml", "--prompts", "lost.txt"),
+    ("bracket", "a.safetensors", "merge-lost-lora.yaml", "--suite", "lost.yaml"),
+    ("bracket", "a.safetensors", "merge-lost-lora.yaml", "--suite", "lost-weights.yaml"),
     ("study", "check", "lost-parent.yaml"),
     ("study", "check", "lost-lora.yaml"),
     ("study", "check", "lost-vae.yaml"),

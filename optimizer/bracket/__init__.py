@@ -1,0 +1,1 @@
+"""Many checkpoints pitted against each other, round by round, down to one: `mergetune bracket`."""

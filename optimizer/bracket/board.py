@@ -1,0 +1,183 @@
+"""What the pictures of a bracket show: its rounds, matches and sides with a few images each, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
+
+from basics.messages import counted
+from optimizer.bracket.contestants import Contestant
+from optimizer.bracket.judging import Judgement, MatchResult
+from optimizer.bracket.record import BracketRecord
+from optimizer.bracket.tree import BracketMatch, ranking
+from studies.spec.suite import SuiteSettings
+
+SHOWN_IMAGES: Final = 3  # of a checkpoint in a match
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardSide:
+    """A checkpoint in a match."""
+
+    number: int
+    name: str
+    images: tuple[Tensor, ...]  # uint8 [3, h, w]
+    titles: tuple[str, ...]  # of the images
+    scores: tuple[str, ...]  # such as `clip_score 0.281`
+    won: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardMatch:
+    """A match, or a checkpoint that goes on without one."""
+
+    sides: tuple[BoardSide, ...]
+    verdict: str
+    unsure: bool
+    feeders: tuple[int | None, ...]  # place in the round before, of the match that each side won; None: it won none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardRound:
+    """A round, from top to bottom."""
+
+    title: str
+    settings: str
+    places: tuple[BoardMatch, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """A bracket that is over."""
+
+    title: str
+    rounds: tuple[BoardRound, ...]
+    ranking: tuple[str, ...]  # names, best first
+    champion: BoardSide
+
+
+def board_of(
+    record: BracketRecord,
+    contestants: Sequence[Contestant],
+    suites: Sequence[SuiteSettings],
+    images: Callable[[int, Contestant], tuple[Tensor, ...]],
+) -> Board:
+    """Return what to show of a bracket that is over.
+
+    Args:
+        contestants: by number.
+        suites: of the rounds.
+        images: returns the pictures of a contestant in a round, uint8 [3, h, w] in the suite's order.
+    """
+    drawing = _Drawing(record, contestants, suites, images)
+    rounds = tuple(drawing.round(number) for number in range(1, len(record.rounds) + 1))
+    ranked = ranking(record.rounds, lambda match: record.results[match].winner)
+    champion = next(side for side in rounds[-1].places[0].sides if side.won)
+    return Board(
+        title=f"{counted(len(contestants), 'checkpoint')}, {counted(len(rounds), 'round')}",
+        rounds=rounds,
+        ranking=tuple(contestants[number - 1].name for number in ranked),
+        champion=champion,
+    )
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    record: BracketRecord
+    contestants: Sequence[Contestant]
+    suites: Sequence[SuiteSettings]
+    images: Callable[[int, Contestant], tuple[Tensor, ...]]
+
+    def round(self, number: int) -> BoardRound:
+        suite, tree = self.suites[number - 1], self.record.rounds[number - 1]
+        return BoardRound(
+            title=round_title(number, len(self.record.rounds)),
+            settings=settings_of(suite),
+            places=tuple(self._place(number, place, index) for index, place in enumerate(tree.places)),
+        )
+
+    def _place(self, number: int, place: tuple[int, ...], index: int) -> BoardMatch:
+        if len(place) == 1:
+            return BoardMatch(sides=(self._idle(place[0]),), verdict="no match", unsure=False, feeders=())
+        result = self.record.results[BracketMatch(round=number, upper=place[0], lower=place[1])]
+        return BoardMatch(
+            sides=tuple(self._side(result, entrant) for entrant in place),
+            verdict=verdict(result),
+            unsure=result.is_unsure,
+            feeders=tuple(self._feeder(number, 2 * index + side) for side in range(2)),
+        )
+
+    def _feeder(self, number: int, place: int) -> int | None:
+        if number == 1:
+            return None
+        return place if len(self.record.rounds[number - 2].places[place]) == 2 else None
+
+    def _idle(self, entrant: int) -> BoardSide:
+        name = self.contestants[entrant - 1].name
+        return BoardSide(number=entrant, name=name, images=(), titles=(), scores=(), won=True)
+
+    def _side(self, result: MatchResult, entrant: int) -> BoardSide:
+        match, contestant = result.match, self.contestants[entrant - 1]
+        items = self.suites[match.round - 1].items()
+        images = self.images(match.round, contestant)
+        chosen = sorted({index * len(images) // SHOWN_IMAGES for index in range(SHOWN_IMAGES)}) if images else []
+        return BoardSide(
+            number=entrant,
+            name=contestant.name,
+            images=tuple(images[index] for index in chosen),
+            titles=tuple(f"{items[index].prompt}, seed {items[index].seed}" for index in chosen),
+            scores=_scores(result.judgement.scores, 0 if entrant == match.upper else 1),
+            won=entrant == result.winner,
+        )
+
+
+def _scores(scores: Mapping[str, tuple[float | None, float | None]], side: int) -> tuple[str, ...]:
+    return tuple(f"{name} {both[side]:.4g}" for name, both in scores.items() if both[side] is not None)
+
+
+# ------------------------------------------------------------------------------------------ in words
+
+
+def round_title(number: int, count: int) -> str:
+    """Return the name of a round: `round 2`, or what the last three are called.
+
+    Args:
+        number: from 1.
+        count: of rounds.
+    """
+    names = {0: "last match", 1: "final four", 2: "last eight"}
+    return f"round {number}" if count - number not in names else f"round {number}: {names[count - number]}"
+
+
+def settings_of(suite: SuiteSettings) -> str:
+    """Return the settings of a round's suite in one line."""
+    return (
+        f"{counted(len(suite.items()), 'image')} of {counted(len(suite.prompts), 'prompt')}, {suite.steps} steps, "
+        f"cfg {suite.cfg:g}, {suite.sampler}"
+    )
+
+
+def verdict(result: MatchResult) -> str:
+    """Say in a few words why the winner of a match goes on."""
+    judgement = result.judgement
+    if judgement.reason is not None and judgement.lead is None:
+        others = "the other failed" if judgement.ahead is not None else "both failed, the lower number goes on"
+        return f"{others}: {judgement.reason}"
+    if judgement.ahead is None:
+        return "even: the lower number goes on"
+    if judgement.lead is None:
+        return "better by eye"
+    return f"ahead by {_lead(judgement)}" + (", may be luck" if result.is_unsure else "")
+
+
+def _lead(judgement: Judgement) -> str:
+    """Return the lead of the side that is ahead with its interval, as `1.23 (0.98 to 1.48)`."""
+    assert judgement.lead is not None  # noqa: S101 - the caller has asked
+    value = abs(judgement.lead)
+    if judgement.low is None or judgement.high is None:
+        return f"{value:.3g}"
+    low, high = sorted((judgement.low, judgement.high) if judgement.lead > 0 else (-judgement.low, -judgement.high))
+    return f"{value:.3g} ({low:+.3g} to {high:+.3g})"

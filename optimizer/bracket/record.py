@@ -1,0 +1,182 @@
+"""What is decided of a bracket, as a JSON file that is replaced whole after every match.
+
+A file and not the study database: a bracket is no study, one process plays it, and its folder with the pictures can be
+moved, kept or thrown away as one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from basics.files import open_lock_file, open_to_write, replacing
+from optimizer.bracket.judging import MatchResult
+from optimizer.bracket.tree import BracketMatch, TreeRound, played
+from optimizer.errors import BracketError
+
+FILE: Final = "bracket.json"
+LOCK: Final = ".bracket.lock"
+VERSION: Final = 1
+ANEW: Final = "or begin anew with --anew, which keeps every picture that still fits"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BracketIdentity:
+    """What a bracket depends on: results of another one say nothing here."""
+
+    checkpoints: tuple[str, ...]  # sha256 by number
+    rounds: tuple[str, ...]  # a digest of what shapes the pictures of each
+    judge: str
+
+
+@dataclass(kw_only=True)
+class BracketRecord:
+    """The matches that are decided."""
+
+    folder: Path
+    identity: BracketIdentity
+    names: tuple[str, ...]  # of the checkpoints, by number
+    results: dict[BracketMatch, MatchResult] = field(default_factory=dict)
+
+    def winner(self, match: BracketMatch) -> int | None:
+        """Return the number of a match's winner; None while it is not decided."""
+        result = self.results.get(match)
+        return None if result is None else result.winner
+
+    @property
+    def rounds(self) -> list[TreeRound]:
+        """The rounds as far as it is known who plays in them."""
+        return played(len(self.names), self.winner)
+
+    @property
+    def open_matches(self) -> tuple[BracketMatch, ...]:
+        """The matches of the present round that are not decided; none when the bracket is over."""
+        return tuple(match for match in self.rounds[-1].matches if match not in self.results)
+
+    def add(self, result: MatchResult) -> None:
+        """Add a result, and write the file.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.results[result.match] = result
+        self.save()
+
+    def save(self) -> None:
+        """Write the file.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        data = {
+            "version": VERSION,
+            "identity": asdict(self.identity),
+            "names": self.names,
+            "results": [asdict(result) for result in self.results.values()],
+        }
+        with replacing(self.folder / FILE) as temporary, open_to_write(temporary) as file:
+            file.write(json.dumps(data, indent=1).encode())
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the lock of a bracket's folder.
+
+    Raises:
+        BracketError: another process holds it.
+        OSError: it cannot be locked.
+    """
+    handle = open_lock_file(folder / LOCK)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BracketError(
+                f"another process is at work on the bracket in {folder}: wait for it, or name another --folder"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def begin(folder: Path, identity: BracketIdentity, names: Sequence[str], *, anew: bool) -> BracketRecord:
+    """Return the record of a bracket as far as it was played, or that of a new one.
+
+    Args:
+        names: of the checkpoints, by number.
+        anew: whether to forget what was played.
+
+    Raises:
+        BracketError: the folder has another bracket, or its file cannot be read.
+        OSError: the file cannot be read or written.
+    """
+    record = BracketRecord(folder=folder, identity=identity, names=tuple(names))
+    if not anew and (folder / FILE).exists():
+        record.results = _results(folder / FILE, identity, names)
+    record.save()
+    return record
+
+
+def _results(path: Path, identity: BracketIdentity, names: Sequence[str]) -> dict[BracketMatch, MatchResult]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["version"] != VERSION:
+            raise BracketError(f"{path} is of another version of mergetune: name another --folder, {ANEW}")
+        before = TypeAdapter(BracketIdentity).validate_python(data["identity"])
+        before_names = TypeAdapter(tuple[str, ...]).validate_python(data["names"])
+        results = TypeAdapter(tuple[MatchResult, ...]).validate_python(data["results"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise BracketError(f"{path} is damaged, and was written by mergetune: remove it, {ANEW}") from error
+    _require_same(path.parent, before, identity, dict(zip(before.checkpoints, before_names, strict=False)), names)
+    return {result.match: result for result in results}
+
+
+def _require_same(
+    folder: Path, before: BracketIdentity, now: BracketIdentity, known: Mapping[str, str], names: Sequence[str]
+) -> None:
+    """Refuse to go on with other checkpoints, rounds or another judge.
+
+    Args:
+        known: sha256 -> name of the checkpoints that the bracket began with.
+        names: of the checkpoints now, by number.
+
+    Raises:
+        BracketError: something is not as it was.
+    """
+    change = (
+        _changed_checkpoints(before, now, known, names)
+        or _changed_rounds(before.rounds, now.rounds)
+        or ("" if before.judge == now.judge else "its judge is another: other scorers, objective, or --by")
+    )
+    if change:
+        raise BracketError(f"the bracket in {folder} cannot go on: {change}; undo that, name another --folder, {ANEW}")
+
+
+def _changed_checkpoints(
+    before: BracketIdentity, now: BracketIdentity, known: Mapping[str, str], names: Sequence[str]
+) -> str:
+    gone = [known[digest] for digest in before.checkpoints if digest not in now.checkpoints]
+    new = [name for digest, name in zip(now.checkpoints, names, strict=True) if digest not in before.checkpoints]
+    changed = [name for name in gone if name in new]
+    if changed:
+        return f"{changed[0]} is not the file that it was"
+    if gone:
+        return f"{gone[0]} competes no more"
+    if new:
+        return f"{new[0]} was not among its checkpoints"
+    return "" if before.checkpoints == now.checkpoints else "the checkpoints are named in another order"
+
+
+def _changed_rounds(before: Sequence[str], now: Sequence[str]) -> str:
+    changed = [number for number, pair in enumerate(zip(before, now, strict=False), start=1) if pair[0] != pair[1]]
+    if not changed:
+        return ""
+    return f"round {changed[0]} renders otherwise: the spec, a file beside it, the device or the software has changed"

@@ -1,0 +1,63 @@
+"""The files of a bracket that is over: its picture, its page, and the spec of the search among the winners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from basics.files import open_to_write, replacing
+from optimizer.bracket.board import board_of
+from optimizer.bracket.contestants import Contestant
+from optimizer.bracket.page import bracket_page
+from optimizer.bracket.picture import bracket_picture
+from optimizer.bracket.record import BracketRecord
+from optimizer.bracket.rendering import ContestantRenderer
+from optimizer.bracket.setup import BracketPlan
+from optimizer.bracket.tree import ranking
+from optimizer.bracket.winners import winners_spec
+
+PICTURE, PAGE = "bracket.png", "bracket.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenResults:
+    """What was written of a bracket that is over."""
+
+    ranking: tuple[str, ...]  # names, best first
+    files: tuple[Path, ...]
+
+
+def write_results(
+    plan: BracketPlan,
+    record: BracketRecord,
+    renderer: ContestantRenderer,
+    folder: Path,
+    target: Path,
+    winners: int,
+) -> WrittenResults:
+    """Write the files of a bracket that is over; pictures that are lost by now are rendered again.
+
+    Args:
+        folder: of the picture and the page.
+        target: the file of the spec.
+        winners: how many are its parents.
+
+    Raises:
+        SpecError: the spec's steps are of another number of parents.
+        OSError: a file cannot be written.
+    """
+
+    def images(number: int, contestant: Contestant) -> tuple[Tensor, ...]:
+        return renderer.rendered(number, contestant, lambda _: None).images
+
+    board = board_of(record, plan.contestants, plan.suites, images)
+    ranked = ranking(record.rounds, lambda match: record.results[match].winner)
+    spec = winners_spec(plan.bracket, [plan.contestant(number) for number in ranked[:winners]])
+    with replacing(folder / PICTURE) as temporary:
+        bracket_picture(board).save(temporary, format="PNG")
+    for path, text in ((folder / PAGE, bracket_page(board, plan.notes)), (target, spec)):
+        with replacing(path) as temporary, open_to_write(temporary) as file:
+            file.write(text.encode())
+    return WrittenResults(ranking=board.ranking, files=(folder / PICTURE, folder / PAGE, target))
