@@ -200,7 +200,7 @@ def _draw_cell(sheet: Image.Image, cell: SheetCell, at: tuple[int, int], box: tu
     picture = to_picture(cell.image)
     sheet.paste(picture, (x + (width - picture.width) // 2, y))
     for line in _all_lines(cell.lines, width, width):
-        ImageDraw.Draw(sheet).text((x, y + height + 2), line, fill=INK, font=_font(_font_size(width)))
+        ImageDraw.Draw(sheet).text((x, y + height + 2), line, fill=INK, font=font(_font_size(width)))
         y += _font_size(width) + 3
 
 
