@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from basics.percent import Share
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
 from search_spaces.block_presets import block_preset
@@ -15,7 +16,7 @@ from studies.spec.sampler_names import is_sampler
 
 SamplerName = Literal["depth", "gp", "tpe", "cmaes", "nsgaii", "qmc", "random"]
 PREDICTING: tuple[SamplerName, ...] = ("depth",)  # samplers that say how much improvement they expect of a trial
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[Share, Field(allow_inf_nan=False)]
 
 
 class SamplerSettings(FrozenSettings):

@@ -390,7 +390,8 @@ def parse_spec(text: str, *, base_dir: Path, origin: str = "spec") -> StudySpec:
 def _read(text: str, *, base_dir: Path, origin: str) -> ReadSpec:
     data = parse_yaml(text, origin, SpecError)
     if not isinstance(data, dict):
-        raise SpecError(f"{origin} contains no settings: expected `study:`, `parents:`, `suite:`, `scorers:`")
+        colons = "; put a space after each colon" if isinstance(data, str) and ":" in data else ""
+        raise SpecError(f"{origin} contains no settings: expected `study:`, `parents:`, `suite:`, `scorers:`{colons}")
     notes: list[str] = []  # to which the validators add
     try:
         spec = StudySpec.model_validate(data, context={"base_dir": base_dir, "notes": notes})
