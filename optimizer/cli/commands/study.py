@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +30,7 @@ from optimizer.cli.views.help import Commands
 from optimizer.cli.workers.local_workers import Workers, worker_count
 from optimizer.cli.workers.model_folders import Moved, digest_cache, searched_folders
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
-from studies.system.advice import DEFAULT_STORAGE, advised
+from studies.system.advice import DEFAULT_STORAGE, advised, quoted
 
 if TYPE_CHECKING:
     from studies.records.values import Status
@@ -93,7 +92,7 @@ def check(
         with_recipes(plan.spec, plan.blueprint(parents))
         found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
         print_notes(found.notes if found is not None else ())
-    again = advised(f"study start {shlex.quote(str(spec))}", storage_url(storage))
+    again = advised(f"study start {quoted(str(spec))}", storage_url(storage))
     console.print(f"[green]The spec is fine.[/] Start it with: {escaped(again)}", soft_wrap=True)
 
 

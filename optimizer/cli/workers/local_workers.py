@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 PORT_VARIABLE = "MERGETUNE_METRICS"  # names a port that this process uses already
+# Windows: Ctrl-C goes to a whole group, and only a group can be asked to stop
+GROUP = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
 LEAVING_SECONDS = 20.0  # that a worker has to exit once it was asked twice
 
 Workers = Annotated[
@@ -132,11 +134,14 @@ def _start(study: str, variables: Mapping[str, str], folders: Sequence[Path]) ->
         stdout=subprocess.DEVNULL,
         stderr=errors,
         start_new_session=True,
+        creationflags=GROUP,
     )
     return _LocalWorker(process, errors)
 
 
 def _ask_to_stop(workers: list[_LocalWorker], how: signal.Signals = signal.SIGTERM) -> None:
+    if sys.platform == "win32":  # which knows no other signal for a group of processes
+        how = signal.CTRL_BREAK_EVENT
     for worker in workers:
         if worker.process.poll() is None:
             worker.process.send_signal(how)

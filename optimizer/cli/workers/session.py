@@ -20,6 +20,7 @@ from optimizer.cli.common import (
     patience_seconds,
     quiet_optuna,
 )
+from optimizer.cli.process import STOPPING
 from optimizer.cli.workers.model_folders import models_option
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
 from studies.system.advice import advised
@@ -137,7 +138,7 @@ def stopping() -> Iterator[threading.Event]:
             with suppress(OSError):  # nobody may be there to read it
                 os.write(sys.stderr.fileno(), f"\n{FINISHING}\n".encode())  # the console may be busy printing a line
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in STOPPING}
     try:
         yield stop
     finally:
