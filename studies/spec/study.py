@@ -143,6 +143,12 @@ class StudySpec(FrozenSettings):
             return RacingSettings() if value else None
         return value
 
+    @field_validator("racing")
+    @classmethod
+    def _fitted_racing(cls, value: RacingSettings | None, info: ValidationInfo) -> RacingSettings | None:
+        suite = info.data.get("suite")  # missing if it is wrong
+        return value if value is None or suite is None else value.fitted(len(suite.items()))
+
     @model_validator(mode="after")
     def _racing_fits(self) -> Self:
         if self.racing is None:

@@ -27,6 +27,7 @@ from optimizer.cli.common import (
     storage_url,
 )
 from optimizer.cli.views.help import Commands
+from optimizer.cli.workers.ending import Notify, notifying
 from optimizer.cli.workers.local_workers import Workers, worker_count
 from optimizer.cli.workers.model_folders import Moved, digest_cache, searched_folders
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
@@ -112,6 +113,7 @@ def start(
     detach: Detach = False,
     log_json: LogJson = None,
     metrics: MetricsAddress = None,
+    notify: Notify = None,
 ) -> None:
     """Start a study, and work on it until its budget is spent."""
     from optimizer.cli.workers.new_study import register_study, start_study
@@ -123,9 +125,11 @@ def start(
         records = register_study(spec, url, caches, artifacts)
         console.print(f"{escaped(records.study.name)} is registered; its workers will run it", soft_wrap=True)
         return
-    records, runtime = start_study(spec, url, caches, artifacts)
-    others = environments_of_others(count, runtime, url, artifacts, caches)
-    work_on(records, runtime, artifacts, monitoring, others)
+    with notifying(notify) as ending:
+        records, runtime = start_study(spec, url, caches, artifacts)
+        ending.study = records.study.name
+        others = environments_of_others(count, runtime, url, artifacts, caches)
+        ending.outcome = "ended" if work_on(records, runtime, artifacts, monitoring, others) else "stopped"
 
 
 @app.command()
@@ -146,9 +150,11 @@ def resume(
     detach: Detach = False,
     log_json: LogJson = None,
     metrics: MetricsAddress = None,
+    notify: Notify = None,
 ) -> None:
     """Continue a study with the sampler, seed and settings that it began with."""
     from optimizer.cli.views.final import print_repeats
+    from optimizer.cli.views.next_steps import print_next
     from optimizer.cli.workers.loading import load_runtime, open_asked_study, open_unchanged_plan
     from optimizer.cli.workers.session import (
         database_to_work,
@@ -197,9 +203,12 @@ def resume(
         print_outcome(records, artifacts)
         print_report(records, Artifacts.beside(url, artifacts))
         print_end(records, models)
+        print_next(records)
         return
-    others = environments_of_others(count, runtime, url, artifacts, caches)
-    work_on(records, runtime, artifacts, monitoring, others, models)
+    with notifying(notify) as ending:
+        ending.study = records.study.name
+        others = environments_of_others(count, runtime, url, artifacts, caches)
+        ending.outcome = "ended" if work_on(records, runtime, artifacts, monitoring, others, models) else "stopped"
 
 
 @app.command()
@@ -215,6 +224,7 @@ def finish(
 ) -> None:
     """Hold the final now: render the best trials and the parents with prompts or seeds that the search never saw."""
     from optimizer.cli.views.final import finish_study
+    from optimizer.cli.views.next_steps import print_next
     from optimizer.cli.views.progress import OutageReporter
     from optimizer.cli.views.report import print_study, study_objective
     from optimizer.cli.views.study_page import describe_study
@@ -239,6 +249,7 @@ def finish(
     describe_study(records, folder)
     print_study(records, every_trial=False)
     print_report(records, folder)
+    print_next(records)
 
 
 @app.command(name="list")

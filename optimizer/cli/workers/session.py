@@ -81,6 +81,7 @@ def work_on(
     Returns:
         False if it was stopped before the budget was spent.
     """
+    from optimizer.cli.views.next_steps import print_next
     from optimizer.cli.views.progress import ProgressReporter
     from optimizer.cli.views.study_page import describe_study
     from optimizer.cli.workers.local_workers import local_workers
@@ -109,6 +110,7 @@ def work_on(
     print_report(records, folder)
     if finished == 0:
         print_end(records, models)
+    print_next(records)
     return True
 
 
