@@ -26,9 +26,10 @@ CUT_OFF: Final = 3  # a file became shorter while it was read; the next start sa
 WIDTHS: Final = range(20, 10_000)  # columns of a terminal
 AGAIN_SECONDS: Final = 0.1
 STANDARD_STREAMS: Final = (0, 1, 2)
-STOPPING: Final = (  # signals that ask this program to finish what it is at
-    (signal.SIGINT, signal.SIGTERM, signal.SIGBREAK) if sys.platform == "win32" else (signal.SIGINT, signal.SIGTERM)
-)
+if sys.platform == "win32":  # signals that ask this program to finish what it is at
+    STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGBREAK)
+else:
+    STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 ALARM: Final[int | None] = getattr(signal, "SIGALRM", None)
 IMPORTLIB: Final = "<frozen importlib._bootstrap>"
 

@@ -1,4 +1,7 @@
-"""The commands `mergetune study ...`: check, start, resume, finish, list, show, report, stop, pause, priority."""
+"""The commands `mergetune study ...`: check, start, resume, finish, list, show, report, stop, pause, priority.
+
+Those of other modules in this folder are added to the group here.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from basics.names import plain, typed_path
-from optimizer.cli.commands import doctor, insight, pruning, reporting, rescoring
+from optimizer.cli.commands import doctor, insight, pruning, reporting, rescoring, whole_studies
 from optimizer.cli.common import (
     ArtifactFolder,
     CacheFolder,
@@ -47,6 +50,9 @@ app.command()(reporting.report)
 app.command()(doctor.doctor)
 app.command()(pruning.prune_artifacts)
 app.command()(rescoring.rescore)
+app.command()(whole_studies.delete)
+app.command()(whole_studies.rename)
+app.command()(whole_studies.clone)
 
 
 @app.command()

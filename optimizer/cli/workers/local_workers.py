@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 AUTO = "auto"
 PORT_VARIABLE = "MERGETUNE_METRICS"  # names a port that this process uses already
 # Windows: Ctrl-C goes to a whole group, and only a group can be asked to stop
-GROUP = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
+if sys.platform == "win32":
+    GROUP: Final = subprocess.CREATE_NEW_PROCESS_GROUP
+else:
+    GROUP: Final = 0
 LEAVING_SECONDS = 20.0  # that a worker has to exit once it was asked twice
 
 Workers = Annotated[
