@@ -27,6 +27,7 @@ from scorers import weights
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
 from scorers.inference import BATCH_SIZE, Runner
+from scorers.presence import architecture_file
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -278,10 +279,7 @@ def _own_config(settings: ClipModelSettings) -> dict[str, Any] | None:
     """Read the architecture from config_dir; None if the settings have no config_dir."""
     if settings.config_dir is None:
         return None
-    path = settings.config_dir / f"{settings.model}.json"
-    if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in settings.config_dir.glob("*.json"))) or "none"
-        raise ScorerSettingsError(f"no CLIP architecture {path}: choose one of those in config_dir ({names})")
+    path = architecture_file(settings.config_dir, settings.model)
     try:
         config = read_json(path)
     except (OSError, ValueError) as error:
@@ -339,13 +337,31 @@ def _needs_quick_gelu(settings: ClipModelSettings, config: Mapping[str, Any], ta
     return False
 
 
-def _fetch_tag(settings: ClipModelSettings, tag: Mapping[str, Any]) -> Path:
+def has_weights_here(settings: ClipModelSettings) -> bool:
+    """Return whether the weights of the settings are on this machine; nobody is asked for them.
+
+    Raises:
+        ScorerSettingsError: open_clip has no such tag.
+    """
+    if settings.weights_file is not None:
+        return settings.weights_file.is_file()
+    repository, names = _on_the_hub(_tag_config(settings))
+    return bool(repository) and weights.cached_hub_file(repository, names) is not None
+
+
+def _on_the_hub(tag: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Return the repository of a tag, empty if it is not on the hub, and the names that its file may have there."""
     repository, _, name = str(tag.get("hf_hub", "")).rpartition("/")
+    return repository, (name,) if name else _HUB_NAMES
+
+
+def _fetch_tag(settings: ClipModelSettings, tag: Mapping[str, Any]) -> Path:
+    repository, names = _on_the_hub(tag)
     title = f"CLIP {settings.model} / {settings.pretrained}"
     advice = f"name the file with clip.pretrained and set clip.trained_as: {settings.pretrained}"
     if not repository:
         raise MissingWeightsError(f"{title} is not on the hub: fetch it from {tag.get('url')}, then {advice}")
-    return weights.resolve_hub_file(repository, (name,) if name else _HUB_NAMES, title=title, advice=advice)
+    return weights.resolve_hub_file(repository, names, title=title, advice=advice)
 
 
 def _first_finding(error: RuntimeError) -> str:

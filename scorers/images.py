@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 
 from scorers.errors import ReferenceImagesError
+from scorers.presence import require_reference_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,8 +110,7 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     Raises:
         ReferenceImagesError: there is no such folder.
     """
-    if not folder.is_dir():
-        raise ReferenceImagesError(f"no folder of reference images at {folder}: correct option 'reference'")
+    require_reference_folder(folder)
     images = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     return tuple(sorted(images, key=lambda path: path.relative_to(folder).as_posix()))
 

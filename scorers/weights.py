@@ -135,10 +135,9 @@ def resolve_hub_file(repository: str, names: Sequence[str], *, title: str, advic
     import huggingface_hub
     from huggingface_hub import constants, errors
 
-    for name in names:
-        cached = huggingface_hub.try_to_load_from_cache(repository, name)
-        if isinstance(cached, str):
-            return Path(cached)
+    cached = cached_hub_file(repository, names)
+    if cached is not None:
+        return cached
     page = f"{constants.ENDPOINT}/{repository}"
     missing = f"{title} ({names[0]}) is not in the hub cache {constants.HF_HUB_CACHE} and"
     if constants.HF_HUB_OFFLINE:
@@ -158,6 +157,21 @@ def resolve_hub_file(repository: str, names: Sequence[str], *, title: str, advic
                 f"{missing} the download failed ({reason}): fetch it from {page}, then {advice}"
             ) from error
     raise MissingWeightsError(f"{missing} {page} holds none of {', '.join(names)}: {advice}")
+
+
+def cached_hub_file(repository: str, names: Sequence[str]) -> Path | None:
+    """Return the first of `names` in the local cache of a Hugging Face repository; None if it has none.
+
+    Args:
+        repository: owner/name.
+    """
+    import huggingface_hub
+
+    for name in names:
+        cached = huggingface_hub.try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    return None
 
 
 def answers(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:

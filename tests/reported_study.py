@@ -65,11 +65,20 @@ def _evidence(records: StudyRecords, trial: StoredTrial) -> Evidence:
     return Evidence(items=len(records.study.spec.suite.items()), scores=scores)
 
 
-def hold_final(study: ReportedStudy, held_out: Mapping[int, Mapping[str, Sequence[float]]], *, top: int = 3) -> None:
+def hold_final(
+    study: ReportedStudy,
+    held_out: Mapping[int, Mapping[str, Sequence[float]]],
+    *,
+    top: int = 3,
+    failed: bool = False,
+    complete_trials: int | None = None,
+) -> None:
     """Hold the final of a study: the parents, and the best trials.
 
     Args:
         held_out: trial -> scorer -> a value per held-out item; a trial that is not in it has the search's scores.
+        failed: whether all merges fail there.
+        complete_trials: of the study at that time; None: as many as now.
     """
     records = study.records
     trials = study.trials()
@@ -80,6 +89,8 @@ def hold_final(study: ReportedStudy, held_out: Mapping[int, Mapping[str, Sequenc
         whole.remove(best[-1])
 
     def result(trial: StoredTrial) -> HeldOutResult:
+        if failed and trial.origin.parent is None:
+            return HeldOutResult(failure="black images")
         by_item, _ = stored_renders.load_scores(records, trial)
         items = records.study.spec.held_out.items()
         scores = scores_of(items, {**by_item, **held_out.get(trial.number, {})}, {})
@@ -91,7 +102,7 @@ def hold_final(study: ReportedStudy, held_out: Mapping[int, Mapping[str, Sequenc
         study.objective,
         records.study.spec.infos,
         suite_digest=records.study.spec.held_out.digest,
-        complete_trials=sum(trial.state == "complete" for trial in trials),
+        complete_trials=complete_trials or sum(trial.state == "complete" for trial in trials),
     )
     store_final(records, final)
 

@@ -104,17 +104,23 @@ def _record(
     return list(values.values())
 
 
-def final_of(gain: Gain, *, chosen: int, scores: Sequence[str], complete_trials: int) -> Final:
-    """Return a final in which a trial was the best merge, with this gain in the objective and in each of the scores."""
+def final_of(gain: Gain | None, *, chosen: int, scores: Sequence[str], complete_trials: int) -> Final:
+    """Return a final in which a trial was the best merge, with this gain in the objective and in each of the scores.
+
+    Args:
+        gain: None: the trial, which was the only candidate, failed.
+    """
     parents = tuple(
         Finalist(number=number, origin=Origin("parent", letter), objectives={SINGLE: 1.0 + 0.1 * number})
         for number, letter in enumerate("AB")
     )
-    candidate = Finalist(
-        number=chosen,
-        origin=Origin("sampler", "random"),
-        objectives={SINGLE: 1.1 + gain.value},
-        held_out=dict.fromkeys((SINGLE, *scores), gain),
-        chosen=True,
-    )
+    candidate = Finalist(number=chosen, origin=Origin("sampler", "random"), failure="degenerate: black images")
+    if gain is not None:
+        candidate = Finalist(
+            number=chosen,
+            origin=Origin("sampler", "random"),
+            objectives={SINGLE: 1.1 + gain.value},
+            held_out=dict.fromkeys((SINGLE, *scores), gain),
+            chosen=True,
+        )
     return Final(suite_digest="0" * 64, complete_trials=complete_trials, finalists=(*parents, candidate))

@@ -119,17 +119,34 @@ def storage_url(storage: str) -> str:
     return complete_url(storage)
 
 
+def stored_url(storage: str) -> str:
+    """Return the URL of a database that must be there; a file is looked for before what opens databases is imported.
+
+    Raises:
+        DatabaseError: there is no such file, or it is no database.
+    """
+    from studies.system.database_files import require_database_file
+    from studies.system.database_url import database_file
+
+    url = storage_url(storage)
+    file = database_file(url)
+    if file is not None:
+        require_database_file(file, create=False)
+    return url
+
+
 def database_to_read(storage: str) -> Database:
     """Open the database for a command that only looks: nothing is written, not even beside it.
 
     Raises:
         DatabaseError: there is none, or it must be brought to this version's schema first.
     """
+    url = stored_url(storage)
     from studies.records.database import open_to_read
     from studies.system.waiting import set_patience
 
     set_patience(patience_seconds())
-    return open_to_read(storage_url(storage))
+    return open_to_read(url)
 
 
 def database_to_change(storage: str) -> Database:
@@ -138,11 +155,11 @@ def database_to_change(storage: str) -> Database:
     Raises:
         DatabaseError: it does not exist, or it is a SQLite file on a network share.
     """
+    url = stored_url(storage)
     from studies.records.database import open_database
     from studies.records.network_shares import require_local
     from studies.system.waiting import set_patience
 
-    url = storage_url(storage)
     require_local(url)
     set_patience(patience_seconds())
     return open_database(url, create=False)
@@ -288,7 +305,7 @@ def quiet_optuna() -> None:
 
 def loading_libraries() -> Status:
     """Return the status to show while torch and the like are imported, which takes seconds."""
-    return console.status("loading torch, diffusers and open_clip")
+    return errors.status("loading torch and the other libraries")  # the output may go to another program
 
 
 def require_usual(unusual: Sequence[str], *, force: bool) -> None:
@@ -309,7 +326,7 @@ def safetensors_target(output: Path) -> Path:
     """Return the path of `-o`, which must end in .safetensors."""
     if output.suffix.lower() != ".safetensors":
         fail(f"-o writes a .safetensors file, got {output}: give a name that ends in .safetensors")
-    from optimizer.merging.files.sources import require_utf8_name
+    from optimizer.merging.files.presence import require_utf8_name
 
     require_utf8_name(output)  # it becomes the model's title in the header
     return output

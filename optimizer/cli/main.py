@@ -15,6 +15,7 @@ from optimizer.cli.commands import (
     demo,
     difference,
     export,
+    init,
     inspection,
     lists,
     lora,
@@ -39,6 +40,7 @@ app.add_typer(study.app, name="study")
 app.add_typer(lora.app, name="lora")
 app.add_typer(suite.app, name="suite")
 app.add_typer(cluster.app, name="cluster")
+app.command(name="init")(init.init)
 app.command(name="demo")(demo.demo)
 app.command(name="worker")(worker.worker)
 app.command(name="dashboard")(dashboard.dashboard)

@@ -8,26 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final as Constant
 
 from torch import Tensor
 
-from optimizer.observe.study_sheet import column_heading, opened_renders, row_captions, stored_images, tables_for
+from optimizer.observe.study_sheet import Sheet, column_heading, opened_renders, row_captions, stored_images, tables_for
 from optimizer.rendering.contact_sheet import comparison_sheet
-from optimizer.trial.best import Best, By, best_of, load_results
+from optimizer.trial.best import REASONS, Best, best_of, load_results, told_gains
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials, parent_trials
 from studies.files.artifacts import Artifacts, render_file
 from studies.records.finals import Final
 from studies.records.study_records import StudyRecords
-from studies.records.values import Gain, StoredTrial
-
-ROLES: Constant[Mapping[By, str]] = {  # of the best trial, above its pictures
-    "final": "best (final)",
-    "observed": "best observed",
-    "knee": "best (knee)",
-    "weights": "best (weights)",
-}
+from studies.records.values import Gain, StoredStudy, StoredTrial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +28,21 @@ class _Column:
 
     trial: StoredTrial
     gains: Mapping[str, Gain]
+    held_out: bool  # whether the gains are those of the final
     images: Sequence[Tensor]  # uint8 [3, height, width] each; empty where they are not stored
 
 
 def save_best_sheet(records: StudyRecords, artifacts: Artifacts) -> str | None:
     """Draw the parents and the best side by side; return where the picture is, None where no renders are stored."""
+    sheet, study = best_sheet(records, artifacts), records.study
+    if sheet is None:
+        return None
+    picture = comparison_sheet(sheet.title, sheet.columns, sheet.captions, blocks=tables_for(len(sheet.captions)))
+    return artifacts.save_picture(study.name, study.key, "best", picture)
+
+
+def best_sheet(records: StudyRecords, artifacts: Artifacts) -> Sheet | None:
+    """Return the parents, and the best merge or the best whose renders are stored; None where not even theirs are."""
     study, (trials, final) = records.study, load_results(records)
     objective = Objective.of(study.spec, study.spec.infos)
     best = best_of(trials, final, objective)
@@ -49,22 +51,20 @@ def save_best_sheet(records: StudyRecords, artifacts: Artifacts) -> str | None:
     columns, suite = _of_final(records, artifacts, best, trials, final), study.spec.held_out
     title = f"{study.name}, the final"
     if not columns:
-        columns, suite, title = _of_search(records, artifacts, best, trials, objective), study.spec.suite, study.name
+        columns = _of_search(records, artifacts, best, trials, final, objective)
+        suite, title = study.spec.suite, study.name
     if not columns:
         return None
-    roles = {trial.number: "best observed" for trial in best_trials(trials, objective)[:1]}
-    roles |= {best.trial.number: ROLES[best.by]}
-    drawn = [
-        (column_heading(study, each.trial, each.gains, objective, _role(each.trial, roles)), each.images)
-        for each in columns
-    ]
-    captions = row_captions(suite)
-    sheet = comparison_sheet(title, drawn, captions, blocks=tables_for(len(captions)))
-    return artifacts.save_picture(study.name, study.key, "best", sheet)
+    drawn = [(_heading(study, best, each, objective), each.images) for each in columns]
+    return Sheet(title=title, columns=drawn, captions=row_captions(suite))
 
 
-def _role(trial: StoredTrial, roles: Mapping[int, str]) -> str:
-    return roles.get(trial.number, "" if trial.origin.parent is not None else "best merge")
+def _heading(study: StoredStudy, best: Best, column: _Column, objective: Objective) -> str:
+    """Return what stands above a column; a merge that is not the best is there because its renders are stored."""
+    role = best.role(column.trial.number)
+    if not role and column.trial.origin.parent is None:
+        role = REASONS["observed"].text
+    return column_heading(study, column.trial, column.gains, objective, role, held_out=column.held_out)
 
 
 def _of_final(
@@ -80,6 +80,7 @@ def _of_final(
         _Column(
             trial=by_number[finalist.number],
             gains=finalist.held_out,
+            held_out=True,
             images=opened_renders(artifacts, [files.name(render_file(finalist.number, label)) for label in labels]),
         )
         for finalist in final.finalists
@@ -89,12 +90,18 @@ def _of_final(
 
 
 def _of_search(
-    records: StudyRecords, artifacts: Artifacts, best: Best, trials: Sequence[StoredTrial], objective: Objective
+    records: StudyRecords,
+    artifacts: Artifacts,
+    best: Best,
+    trials: Sequence[StoredTrial],
+    final: Final | None,
+    objective: Objective,
 ) -> list[_Column]:
     """Return the parents and a merge as the search rendered them: the best whose renders are stored."""
 
     def column(trial: StoredTrial) -> _Column:
-        return _Column(trial=trial, gains=trial.gains, images=stored_images(records, artifacts, trial))
+        gains, held_out = told_gains(trial, best, final)
+        return _Column(trial=trial, gains=gains, held_out=held_out, images=stored_images(records, artifacts, trial))
 
     parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
     merges = [best.merge, *best_trials(trials, objective)]

@@ -23,7 +23,7 @@ from basics.names import typed_path
 from optimizer.errors import ObservationError
 from optimizer.observe.events import Event, FinalHeld, TrialEnded, TrialFailed, TrialLost, WorkerLeft
 from optimizer.trial.objective import SINGLE
-from optimizer.trial.verdict import is_better
+from optimizer.trial.verdict import is_ahead
 from studies.records.values import Gain
 
 PACKAGES = ("optimizer", "studies", "scorers", "search_spaces", "basics")  # whose log records are events too
@@ -158,7 +158,7 @@ def _(event: FinalHeld) -> dict[str, Any]:
     return {
         "winner": None if winner is None else winner.number,
         "gains": None if winner is None else winner.held_out,
-        "better_than_parent": None if winner is None else is_better(winner.held_out[SINGLE]),
+        "better_than_parent": None if winner is None else is_ahead(winner.held_out[SINGLE]),
         "candidates": [finalist.number for finalist in final.candidates],
         "failed": [finalist.number for finalist in final.finalists if finalist.failure is not None],
     }

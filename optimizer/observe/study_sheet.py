@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from optimizer.rendering.contact_sheet import comparison_sheet, thumbnail
-from optimizer.trial.best import best_of
+from optimizer.trial.best import Best, best_of, told_gains
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
-from optimizer.trial.ranking import parent_trials
+from optimizer.trial.ranking import best_trials, parent_trials
+from optimizer.trial.repeats import final_counted_once
 from studies.errors import RenderLostError
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders
+from studies.records.finals import Final, load_final
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
 from studies.spec.suite import SuiteSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """What is on a contact sheet that compares models."""
+
+    title: str
+    columns: Sequence[tuple[str, Sequence[Tensor]]]  # heading, and pictures uint8 [3, height, width] by item
+    captions: Sequence[str]  # of the rows
+
 
 ROWS = 8  # of a sheet, before it gets another table beside the first
 WIDEST = 4  # tables
@@ -35,13 +48,20 @@ def tables_for(rows: int) -> int:
 
 
 def column_heading(
-    study: StoredStudy, trial: StoredTrial, gains: Mapping[str, Gain], objective: Objective, role: str = ""
+    study: StoredStudy,
+    trial: StoredTrial,
+    gains: Mapping[str, Gain],
+    objective: Objective,
+    role: str = "",
+    *,
+    held_out: bool = False,
 ) -> str:
     """Return what stands above a trial's pictures: a parent's file or the trial, what it is, and its gains.
 
     Args:
         gains: over the better parent; that of the better parent itself is not told.
-        role: such as `best`; empty: none.
+        role: such as `best (final)`; empty: none.
+        held_out: whether to say that the gains are of renders that the search never saw.
     """
     letter = trial.origin.parent
     if letter is None:
@@ -50,7 +70,8 @@ def column_heading(
         file = next(each.path.stem for each in study.parents if each.letter == letter)
         title, what = f"{letter}: {file}", f"trial {trial.number}"
     told = [name for name in objective.names if name in gains and gains[name].parent != letter]
-    gained = [f"{'' if name == SINGLE else f'{name} '}{gain_text(gains[name])}" for name in told]
+    where = " held out" if held_out else ""
+    gained = [f"{'' if name == SINGLE else f'{name} '}{gain_text(gains[name])}{where}" for name in told]
     return "\n".join([title, f"{what}, {role}" if role else what, *gained])
 
 
@@ -88,32 +109,51 @@ class LatestSheet:
         Raises:
             ArtifactError: the artifact store fails.
         """
-        study = self._records.study
-        parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
-        found = best_of(trials, None, self._objective)
-        best = None if found is None else found.trial
-        shown = parents if best is None or best in parents else [*parents, best]
-        self._read(shown)
-        if not shown or not all(self._thumbnails[trial.number] for trial in shown):
+        sheet, study = self.sheet(trials), self._records.study
+        if sheet is None:
             return None
-        columns = [(self._heading(trial, best), self._thumbnails[trial.number]) for trial in shown]
+        blocks = tables_for(len(sheet.captions))
+        picture = comparison_sheet(sheet.title, sheet.columns, sheet.captions, blocks=blocks, thumbnails=True)
+        return self._artifacts.save_picture(study.name, study.key, "latest", picture)
+
+    def sheet(self, trials: Sequence[StoredTrial]) -> Sheet | None:
+        """Return the parents, and the best merge whose renders are stored; None where renders are not stored.
+
+        Raises:
+            ArtifactError: the artifact store fails.
+        """
+        study, final = self._records.study, self._final(trials)
+        parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
+        best = best_of(trials, final, self._objective)
+        found = [None if best is None else best.merge, *best_trials(trials, self._objective)]
+        merges = [trial for trial in found if trial is not None and trial.origin.parent is None]
+        merge = next((trial for trial in merges if self._pictures(trial)), None)
+        if best is None or not all(map(self._pictures, parents)) or (merge is None and best.merge_is_best):
+            return None
+        shown = [*parents, *([] if merge is None else [merge])]
+        columns = [(self._heading(trial, best, final), self._pictures(trial)) for trial in shown]
+        self._thumbnails = {trial.number: self._thumbnails[trial.number] for trial in shown}
         finished = sum(trial.state != "running" for trial in trials)
-        title = f"{study.name}, after {finished} of {study.spec.budget.trials} trials"
-        captions = row_captions(study.spec.suite)
-        sheet = comparison_sheet(title, columns, captions, blocks=tables_for(len(captions)), thumbnails=True)
-        return self._artifacts.save_picture(study.name, study.key, "latest", sheet)
+        return Sheet(
+            title=f"{study.name}, after {finished} of {study.spec.budget.trials} trials",
+            columns=columns,
+            captions=row_captions(study.spec.suite),
+        )
 
-    def _heading(self, trial: StoredTrial, best: StoredTrial | None) -> str:
-        role = "best so far" if trial is best else ""
-        return column_heading(self._records.study, trial, trial.gains, self._objective, role)
+    def _final(self, trials: Sequence[StoredTrial]) -> Final | None:
+        final = load_final(self._records)
+        return None if final is None else final_counted_once(self._records, final, trials)
 
-    def _read(self, shown: Sequence[StoredTrial]) -> None:
-        """Read what is to be shown and was not yet; forget what is no longer shown."""
-        study = self._records.study
-        pictures = (len(study.parents) + 1) * len(study.spec.suite.items())
-        for trial in shown:
-            if not self._thumbnails.get(trial.number):
-                images = stored_images(self._records, self._artifacts, trial)
-                self._thumbnails[trial.number] = [thumbnail(image, pictures) for image in images]
-        numbers = {trial.number for trial in shown}
-        self._thumbnails = {number: own for number, own in self._thumbnails.items() if number in numbers}
+    def _heading(self, trial: StoredTrial, best: Best, final: Final | None) -> str:
+        gains, held_out = told_gains(trial, best, final)
+        role = best.role(trial.number)
+        return column_heading(self._records.study, trial, gains, self._objective, role, held_out=held_out)
+
+    def _pictures(self, trial: StoredTrial) -> list[Tensor]:
+        """Return a trial's renders as thumbnails, uint8 [3, height, width] each; none where one is not stored."""
+        if not self._thumbnails.get(trial.number):
+            study = self._records.study
+            pictures = (len(study.parents) + 1) * len(study.spec.suite.items())
+            images = stored_images(self._records, self._artifacts, trial)
+            self._thumbnails[trial.number] = [thumbnail(image, pictures) for image in images]
+        return self._thumbnails[trial.number]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from basics.texts import visible
 from optimizer.runtime.plan import Plan
 from optimizer.search.depth.ties import Split, split_in_words
+from optimizer.trial.gain_text import interval_text, signed
 from optimizer.trial.ranking import stopped_after
 from search_spaces.blocks import places
 from studies.records.values import Gain, StoredTrial
@@ -85,8 +86,7 @@ def gain_cells(gain: Gain | None) -> str:
     """Return two cells of a table: the gain with its parent, and the interval."""
     if gain is None:
         return "not yet | "
-    interval = "" if gain.low is None or gain.high is None else f"{gain.low:+.4g} to {gain.high:+.4g}"
-    return f"{gain.value:+.4g} (over {gain.parent}) | {interval}"
+    return f"{signed(gain.value)} (over {gain.parent}) | {interval_text(gain)}"
 
 
 def _recipe(plan: Plan, trial: StoredTrial) -> str:

@@ -89,7 +89,7 @@ def hold_final(runtime: Runtime, trials: Sequence[StoredTrial], rank: Rank, watc
             seen its noise.
     """
     if seen := next(seen_seeds(runtime.spec), None):
-        raise FinalError(f"{seen}; a begun study keeps its seeds, so start a new one with `warm_start`")
+        raise FinalError(f"{seen}; a study keeps the seeds that it started with, so start a new one with `warm_start`")
     parents, candidates = choose_finalists(trials, runtime.objective, rank, runtime.spec.final)
     finalists = [*parents.values(), *candidates]
     with _held_out_evaluator(runtime) as evaluator:

@@ -153,9 +153,10 @@ def _scaled(image: Tensor, cell: int) -> Image.Image:
 def _write(
     sheet: Image.Image, text: str, at: tuple[int, int], width: int, lines: int, cell_width: int | None = None
 ) -> None:
-    """Write a text of some lines, wrapped; its last line stays, and what is too much before it is left out.
+    """Write a text, wrapped to a width, of which what goes beyond a number of lines is left out before its last line.
 
     Args:
+        lines: at most, of the wrapped text.
         at: the upper left corner, in pixels.
         width: in pixels.
         cell_width: of the pictures, if that is not the text's.

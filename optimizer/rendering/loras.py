@@ -19,6 +19,7 @@ from optimizer.merging.files.change_guard import OpenedFiles
 from optimizer.merging.files.layout import Component, live_views
 from optimizer.merging.files.sources import TensorInfo
 from optimizer.merging.lora.file import Lora
+from optimizer.rendering.folders import require_lora_folder_at
 from optimizer.rendering.prompts.named_loras import NamedLora
 from optimizer.rendering.prompts.reading import PromptReader
 from search_spaces.blocks import Architecture
@@ -126,8 +127,7 @@ def names_in(suite: SuiteSettings) -> Mapping[str, tuple[Path, ...]]:
     """
     if suite.lora_folder is None:
         return {}
-    if not suite.lora_folder.is_dir():
-        raise PromptError(f"lora_folder: {suite.lora_folder} is no folder: name the folder that the LoRAs are in")
+    require_lora_folder_at(suite.lora_folder)
     return lora_paths(suite.lora_folder)
 
 

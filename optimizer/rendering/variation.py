@@ -6,6 +6,7 @@ last bits, and sampling amplifies the change.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from optimizer.errors import NoMemoryError, UnscorableTrial
 from optimizer.rendering.render import Renderer
-from studies.spec.suite import SuitePrompt, SuiteSettings
+from studies.spec.suite import SuiteItem, SuitePrompt, SuiteSettings
 
 
 @torch.inference_mode()
@@ -38,16 +39,26 @@ def render_variation(renderer: Renderer) -> float:
 
 def first_item(suite: SuiteSettings) -> SuiteSettings:
     """Return the suite reduced to its first item."""
-    item = suite.items()[0]
-    prompt = SuitePrompt(
+    return only(suite, suite.items()[:1])
+
+
+def only(suite: SuiteSettings, items: Iterable[SuiteItem]) -> SuiteSettings:
+    """Return the suite reduced to some of its items."""
+    return suite.model_copy(update={"prompts": tuple(map(_prompt_of, items))})
+
+
+def _prompt_of(item: SuiteItem) -> SuitePrompt:
+    """Return a prompt from which one item comes, which is rendered as the given one."""
+    return SuitePrompt(
         prompt=item.prompt,
         negative=item.negative,
         seeds=(item.seed,),
         sizes=((item.width, item.height),),
         **asdict(item.sampling),
         clip_skip=item.clip_skip,
+        weight=item.weight,
+        without=item.without,
     )
-    return suite.model_copy(update={"prompts": (prompt,)})
 
 
 def grey_levels(one: Tensor, other: Tensor) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 
 from optimizer.insight.plots import group_label
 from optimizer.report.results import Results
-from optimizer.report.wording import interval, signed
+from optimizer.report.wording import signed, with_interval
 from studies.records.values import Gain, StoredTrial
 
 Kind = Literal["parent", "probe", "copied", "search", "stopped"]
@@ -74,7 +74,7 @@ class Point:
     y: float
     ends: tuple[float, float] | None  # y of the interval's lower and upper end; None: it has none
     kind: Kind
-    chosen: bool
+    shown: bool  # whether the report shows this trial beside the parents
     below: bool  # whether it lies below the lower edge, where it is drawn
     title: str
 
@@ -92,10 +92,11 @@ class GainFigure:
     """Gain against trial."""
 
     name: str  # of the objective
+    number: int  # of the trial shown
     axes: Axes
     points: tuple[Point, ...]
     best: str  # the line of the best so far, as points of SVG
-    held_out: Point | None  # the chosen trial's gain in the final
+    held_out: Point | None  # the gain of the trial shown in the final
     across: tuple[Tick, ...]
     up: tuple[Tick, ...]
     legend: tuple[tuple[Kind, str], ...]  # of the kinds that occur
@@ -106,7 +107,7 @@ def progress_of(results: Results, name: str, *, width: float, height: float) -> 
     trials = [trial for trial in results.trials if trial.state == "complete" and name in trial.gains]
     if not trials:
         return None
-    finalist = results.finalist(results.chosen.number)
+    finalist = results.finalist(results.shown.number)
     held_out = None if finalist is None else finalist.held_out.get(name)
     gains = [trial.gains[name] for trial in trials]
     low, high = _range(gains, [] if held_out is None else [held_out])
@@ -114,15 +115,16 @@ def progress_of(results: Results, name: str, *, width: float, height: float) -> 
     sampler = results.study.spec.sampler.name
     kinds = [_KINDS.get(group_label(trial, sampler), "search") for trial in trials]
     points = [
-        _point(axes, trial, gain, kind, chosen=trial is results.chosen)
+        _point(axes, trial, gain, kind, shown=trial is results.shown)
         for trial, gain, kind in zip(trials, gains, kinds, strict=True)
     ]
     return GainFigure(
         name=name,
+        number=results.shown.number,
         axes=axes,
         points=tuple(points),
         best=_best_so_far(axes, trials, name),
-        held_out=None if held_out is None else _held_out(axes, results.chosen, held_out),
+        held_out=None if held_out is None else _held_out(axes, results.shown, held_out),
         across=tuple(Tick(at=axes.x(number), label=str(number)) for number in _trial_marks(axes)),
         up=tuple(Tick(at=axes.y(gain), label=signed(gain) if gain else "0") for gain in _gain_marks(axes)),
         legend=tuple((kind, words) for kind, words in LEGEND.items() if kind in kinds),
@@ -143,29 +145,30 @@ def _range(gains: Sequence[Gain], held_out: Sequence[Gain]) -> tuple[float, floa
     return low - room, high + room
 
 
-def _point(axes: Axes, trial: StoredTrial, gain: Gain, kind: Kind, *, chosen: bool) -> Point:
-    between = f" ({interval(gain)})" if interval(gain) else ""
+def _point(axes: Axes, trial: StoredTrial, gain: Gain, kind: Kind, *, shown: bool) -> Point:
+    is_better_parent = trial.origin.parent == gain.parent
+    told = "the better parent" if is_better_parent else f"{with_interval(gain)} over parent {gain.parent}"
     return Point(
         x=axes.x(trial.number),
         y=axes.y(gain.value),
         ends=None if gain.low is None or gain.high is None else (axes.y(gain.low), axes.y(gain.high)),
         kind=kind,
-        chosen=chosen,
+        shown=shown,
         below=gain.value < axes.low,
-        title=f"trial {trial.number}, {trial.title}: {signed(gain.value)}{between} over parent {gain.parent}",
+        title=f"trial {trial.number}, {trial.title}: {told}",
     )
 
 
 def _held_out(axes: Axes, trial: StoredTrial, gain: Gain) -> Point:
     """Return the point of the final, beside that of the search."""
-    point = _point(axes, trial, gain, "search", chosen=True)
+    point = _point(axes, trial, gain, "search", shown=True)
     side = -BESIDE if point.x + BESIDE > axes.right - INSIDE / 2 else BESIDE
     return Point(
         x=point.x + side,
         y=point.y,
         ends=point.ends,
         kind=point.kind,
-        chosen=True,
+        shown=True,
         below=False,
         title=f"held out: {point.title}",
     )

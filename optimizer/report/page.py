@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 import yaml
@@ -23,21 +23,33 @@ from basics.texts import visible
 from optimizer.errors import NothingToReportError, TooFewTrialsError
 from optimizer.insight.importance import RELIABLE, Findings, Insight, insight
 from optimizer.report.figures import GainFigure, progress_of
-from optimizer.report.pictures import Pictures, load_pictures, shows_final
+from optimizer.report.pictures import (
+    PAGE_BYTES,
+    Pictures,
+    find_renders,
+    shows_final,
+    small_pictures,
+    whole_pictures,
+)
 from optimizer.report.prompts import PromptGains, prompt_gains
-from optimizer.report.results import Results, objective_gain, results_of
+from optimizer.report.results import Results, results_of
 from optimizer.report.tables import candidates_of, score_rows
 from optimizer.report.unet import unet_of
 from optimizer.report.verdict import verdict_of
 from optimizer.report.wording import decimals, interval, plain_number, signed, with_interval
 from optimizer.trial.objective import Objective
+from optimizer.trial.verdict import is_surely_better, is_surely_worse
 from search_spaces.blocks import Architecture, places
 from studies.files.artifacts import Artifacts
 from studies.recipe.file import RecipePaths, recipe_text
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
+from studies.spec.paths import paths_of
+from studies.spec.study import StudySpec
 
 WIDE, NARROW = (1120.0, 380.0), (360.0, 300.0)  # of the figure of gain against trial, in pixels
+FULL: Final = "`mergetune study report --full` keeps them"
+SPARE: Final = 1_000  # bytes of a page that are not planned
 RANKED: Final = 12  # numbers of the search in the list of what mattered
 
 
@@ -47,8 +59,7 @@ class Column:
 
     trial: StoredTrial
     name: str
-    note: str
-    chosen: bool
+    best: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +83,7 @@ def report_page(
 
     Args:
         weights: of several objectives, to choose from their front.
-        full: whether pictures are the stored PNGs; else they are made to fit into a page of `PAGE_BYTES`.
+        full: whether pictures are the stored PNGs; else they are made to fit, with the text, into `PAGE_BYTES`.
 
     Raises:
         NothingToReportError: no trial is complete.
@@ -85,21 +96,28 @@ def report_page(
     held_out = shows_final(results, artifacts, trials)
     prompts = prompt_gains(results, held_out=held_out)
     order = [each.item.index for prompt in prompts.prompts for each in prompt.items]
-    pictures = load_pictures(results, artifacts, trials, order, held_out=held_out, full=full)
+    found = find_renders(results, artifacts, trials, order, held_out=held_out)
     facts = _facts(results)
     environment = _environment()
     script = Markup(_source(environment, "script.js"))  # noqa: S704 - our own file
-    return environment.get_template("report.html.j2").render(
+    parts = {
         **_of_result(results, prompts, columns),
         **_of_figures(results, facts),
         **_of_recipe(results),
-        pictures=pictures,
-        picture_notes=_picture_notes(results, pictures, prompts, held_out=held_out),
-        settings=_settings(results),
-        style=Markup(_source(environment, "style.css")),  # noqa: S704 - our own file
-        script=script,
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
+        "settings": _settings(results),
+        "style": Markup(_source(environment, "style.css")),  # noqa: S704 - our own file
+        "script": script,
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+
+    def page(pictures: Pictures) -> str:
+        notes = _picture_notes(results, pictures, prompts, held_out=held_out)
+        return environment.get_template("report.html.j2").render(**parts, pictures=pictures, picture_notes=notes)
+
+    if full:
+        return page(whole_pictures(artifacts, found))
+    room = PAGE_BYTES - SPARE - len(page(found.placeholder()).encode())
+    return page(small_pictures(artifacts, found, room))
 
 
 def save_report(records: StudyRecords, objective: Objective, artifacts: Artifacts) -> str | None:
@@ -125,6 +143,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
+    environment.tests |= {"surely_better": is_surely_better, "surely_worse": is_surely_worse}
     environment.filters |= {
         "signed": signed,
         "plain": plain_number,
@@ -141,23 +160,13 @@ def _source(environment: Environment, name: str) -> str:
 
 
 def _columns(results: Results) -> tuple[Column, ...]:
-    """Return the parents, then the chosen merge."""
-    chosen = results.chosen
-    parents = [
-        Column(
-            trial=trial,
-            name=f"{letter}: {results.parent_file(letter)}",
-            note=f"parent {letter}, trial {trial.number}",
-            chosen=trial is chosen,
-        )
-        for letter, trial in results.parents.items()
-    ]
-    if chosen.origin.parent is not None:
-        return tuple(parents)
-    role = "chosen in the final" if results.winner is not None else "best of the search"
-    if results.front is not None:
-        role = "chosen from the front"
-    return (*parents, Column(trial=chosen, name=f"trial {chosen.number}", note=f"{chosen.title}, {role}", chosen=True))
+    """Return the parents, then the merge shown."""
+    names = {trial.number: f"{letter}: {results.parent_file(letter)}" for letter, trial in results.parents.items()}
+    trials = {trial.number: trial for trial in (*results.parents.values(), results.shown)}
+    return tuple(
+        Column(trial=trial, name=names.get(number, f"trial {number}"), best=number == results.best.trial.number)
+        for number, trial in trials.items()
+    )
 
 
 def _facts(results: Results) -> Insight | None:
@@ -169,19 +178,18 @@ def _facts(results: Results) -> Insight | None:
 
 def _of_result(results: Results, prompts: PromptGains, columns: Sequence[Column]) -> dict[str, Any]:
     study = results.study
-    gain = objective_gain(results.gains, results.objective)
     return {
         "study": study,
         "results": results,
         "verdict": verdict_of(results, prompt_gains(results, held_out=results.is_held_out)),
-        "gain": None if results.chosen.origin.parent is not None else gain,
+        "gain": results.gain,
         "objective": results.objective,
         "columns": columns,
         "prompts": prompts,
         "scores": score_rows(results, [column.trial for column in columns]),
         "candidates": candidates_of(results),
         "counts": _counts(results),
-        "began": _date(study.created_at),
+        "started": _date(study.created_at),
         "written": _date(datetime.now().timestamp()),  # noqa: DTZ005 - local time, as people read it
     }
 
@@ -202,7 +210,8 @@ def _counts(results: Results) -> tuple[str, ...]:
     facts += [f"{states.count('failed')} failed"] if "failed" in states else []
     facts += [f"{states.count('running')} in progress"] if "running" in states else []
     facts += [counted(images, "image")] if images else []
-    return (*facts, f"{minutes:,.0f} minutes of work" if minutes >= 1 else f"{60 * minutes:.0f} seconds of work")
+    work = counted(round(minutes), "minute") if minutes >= 1 else counted(round(60 * minutes), "second")
+    return (*facts, f"{work} of work")
 
 
 def _of_figures(results: Results, facts: Insight | None) -> dict[str, Any]:
@@ -229,7 +238,7 @@ def _mattered(results: Results, facts: Insight | None, findings: Findings | None
     """Return the numbers of the search that mattered most."""
     if facts is None or findings is None:
         return ()
-    best = facts.params_of(results.chosen) or {}
+    best = facts.params_of(results.shown) or {}
     ranked = sorted(findings.shares.items(), key=lambda each: -each[1])[:RANKED]
     return tuple(
         Mattered(name=name, share=share, value=decimals(best[name]) if name in best else "") for name, share in ranked
@@ -237,15 +246,15 @@ def _mattered(results: Results, facts: Insight | None, findings: Findings | None
 
 
 def _of_recipe(results: Results) -> dict[str, Any]:
-    """Return the chosen merge's recipe: its files with hashes, its numbers, and the file that makes it again."""
-    study, recipe = results.study, results.chosen.recipe
+    """Return the recipe of the merge shown: its files with hashes, its numbers, and the file that makes it again."""
+    study, recipe = results.study, results.shown.recipe
     spec = study.spec
     paths = RecipePaths(
         parents={parent.letter: Path(parent.path.name) for parent in study.parents},
         loras=[Path(lora.path.name) for lora in spec.loras.values()] if recipe.loras else [],
         vae=None if spec.vae is None else Path(spec.vae.name),
     )
-    comment = f"study {study.name}, trial {results.chosen.number} ({results.chosen.title})"
+    comment = f"study {study.name}, trial {results.shown.number} ({results.shown.title})"
     return {
         "recipe": recipe,
         "sizes": {parent.letter: parent.bytes for parent in study.parents},
@@ -258,14 +267,32 @@ def _settings(results: Results) -> dict[str, str]:
     """Return every setting, for people: title -> YAML."""
     study = results.study
     found = {
-        "The whole spec": _as_yaml(study.spec.model_dump(mode="json")),
-        "Software that began it": _as_yaml(dict(study.software)),
-        "Machine of the chosen trial": _as_yaml(dict(results.chosen.machine)),
-        "Digests": _as_yaml(
-            {"suite": study.suite_digest, "recipe": results.chosen.recipe.digest, **study.fingerprints}
-        ),
+        "The whole spec": _as_yaml(_without_folders(study.spec)),
+        "Software that started it": _as_yaml(dict(study.software)),
+        f"Machine of trial {results.shown.number}": _as_yaml(dict(results.shown.machine)),
+        "Digests": _as_yaml({"suite": study.suite_digest, "recipe": results.shown.recipe.digest, **study.fingerprints}),
     }
     return {title: text for title, text in found.items() if text}
+
+
+def _without_folders(spec: StudySpec) -> dict[str, Any]:
+    """Return a spec with the names of its files alone: a report is sent to others, and says nothing of a machine."""
+    known = set(map(str, (*paths_of(spec), *(recipe.path for recipe in spec.probes.recipes))))
+    data = spec.model_dump(mode="json")
+    found: dict[str, Any] = _with_names(data, known.__contains__)
+    found["scorers"] = _with_names(data["scorers"], lambda text: PurePath(text).is_absolute())
+    if found["warm_start"] is not None:
+        found["warm_start"] |= {"storage": None, "artifacts": None}
+    return found
+
+
+def _with_names(data: Any, is_path: Callable[[str], bool]) -> Any:
+    """Return data in which every text that is a path is its last part."""
+    if isinstance(data, Mapping):
+        return {key: _with_names(value, is_path) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_with_names(value, is_path) for value in data]
+    return PurePath(data).name if isinstance(data, str) and is_path(data) else data
 
 
 def _as_yaml(data: Mapping[str, Any]) -> str:
@@ -281,11 +308,12 @@ def _picture_notes(results: Results, pictures: Pictures, prompts: PromptGains, *
         seen = "that the search never saw" if held_out else "of the search"
         notes.append(f"Renders {seen}, with the same noise in every column.")
     else:
-        notes.append("No renders are stored, so there are no pictures: set `render: {keep: best}` in the spec.")
+        advice = ": set `render: {keep: best}` in the spec" if results.study.spec.render.keep == "none" else ""
+        notes.append(f"No renders are stored, so there are no pictures{advice}.")
     if pictures.longer_side is not None:
-        notes.append(f"Made smaller, to {pictures.longer_side} pixels, to keep the page small; --full has them whole.")
+        notes.append(f"Made smaller, to {pictures.longer_side} pixels, to keep the page small; {FULL} at full size.")
     if pictures.left_out:
-        notes.append(f"{counted(pictures.left_out, 'picture')} left out to keep the page small; --full has them.")
+        notes.append(f"{counted(pictures.left_out, 'picture')} left out to keep the page small; {FULL}.")
     if pictures.lost:
         notes.append(f"{counted(pictures.lost, 'render')} not found in the artifact store.")
     if prompts.score is not None and prompts.left_out:

@@ -1,4 +1,4 @@
-"""The gain of every prompt: where the chosen merge is better than the better parent, and where it is worse.
+"""The gain of every prompt: where the merge shown is better than the better parent, and where it is worse.
 
 Only scores of single images have a part in it. A score of a whole set, such as FID, cannot be told by prompt.
 """
@@ -35,12 +35,12 @@ class PromptGain:
 
     @property
     def prompt(self) -> str:
-        """The text."""
+        """The text, which all of its images share."""
         return self.items[0].item.prompt
 
     @property
     def negative(self) -> str:
-        """The negative prompt."""
+        """The negative prompt, which all of its images share; empty: none."""
         return self.items[0].item.negative
 
 
@@ -65,7 +65,7 @@ class PromptGains:
 
 
 def prompt_gains(results: Results, *, held_out: bool) -> PromptGains:
-    """Compare the chosen trial with the better parent, prompt by prompt.
+    """Compare the trial shown with the better parent, prompt by prompt.
 
     With several objectives the first that scores single images counts.
 
@@ -78,7 +78,7 @@ def prompt_gains(results: Results, *, held_out: bool) -> PromptGains:
     gain = None if name is None else results.gains_on(held_out=held_out).get(name)
     differences: Sequence[float] = [math.nan] * len(items)
     if gain is not None and gain.parent in results.parents:
-        own = results.scores(results.chosen, held_out=held_out)
+        own = results.scores(results.shown, held_out=held_out)
         parent = results.scores(results.parents[gain.parent], held_out=held_out)
         differences = _differences(own.by_item, parent.by_item, terms, len(items))
     grouped: dict[int, list[ItemGain]] = {}

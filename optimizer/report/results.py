@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optimizer.errors import NothingToReportError
-from optimizer.trial.best import Best, best_of, load_results
+from optimizer.trial.best import Best, best_of, load_results, told_gains
 from optimizer.trial.front import Front, front_of
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import parent_trials
@@ -27,13 +27,18 @@ class Results:
     objective: Objective
     trials: tuple[StoredTrial, ...]  # every trial that was started
     final: Final | None  # the last one, which may be outdated
-    chosen: StoredTrial  # see `chosen_of`
+    best: Best
     front: Front | None  # of several objectives
 
     @property
     def study(self) -> StoredStudy:
-        """The study."""
+        """The study as it was stored when it began, with its spec and parents."""
         return self.records.study
+
+    @property
+    def shown(self) -> StoredTrial:
+        """The trial beside the parents: the best merge, also where a parent is better; a parent's if there is none."""
+        return self.best.merge or self.best.trial
 
     @property
     def infos(self) -> dict[str, ScorerInfo]:
@@ -52,25 +57,24 @@ class Results:
         return None if self.final is None or self.final.is_outdated(self.trials) else self.final
 
     @property
-    def winner(self) -> Finalist | None:
-        """The final's choice, if it still holds."""
-        return None if self.current_final is None else self.current_final.winner
+    def gains(self) -> Mapping[str, Gain]:
+        """The gains of the trial shown, as the final found them where it judged it; else those of the search."""
+        return told_gains(self.shown, self.best, self.final)[0]
 
     @property
-    def gains(self) -> Mapping[str, Gain]:
-        """The chosen trial's gains over the better parent: held-out ones if the final chose it or had it."""
-        finalist = self.finalist(self.chosen.number)
-        return finalist.held_out if finalist is not None and finalist.held_out else self.chosen.gains
+    def gain(self) -> Gain | None:
+        """The gain of the trial shown in the single objective; None where there are several, or it is not known."""
+        return self.gains.get(SINGLE) if self.objective.terms else None
 
     @property
     def is_held_out(self) -> bool:
         """Whether `gains` are of renders that the search never saw."""
-        finalist = self.finalist(self.chosen.number)
-        return finalist is not None and bool(finalist.held_out)
+        gains, held_out = told_gains(self.shown, self.best, self.final)
+        return held_out and bool(gains)
 
     def finalist(self, number: int) -> Finalist | None:
-        """Return how a trial fared in the final; None if there is no current one, or it took no part or failed."""
-        finalists = () if self.current_final is None else self.current_final.finalists
+        """Return how a trial fared in the final; None if there is none, or it took no part or failed."""
+        finalists = () if self.final is None else self.final.finalists
         return next((each for each in finalists if each.number == number and each.failure is None), None)
 
     def parent_name(self, letter: str) -> str:
@@ -86,8 +90,8 @@ class Results:
         return self.study.spec.held_out if held_out else self.study.spec.suite
 
     def gains_on(self, *, held_out: bool) -> Mapping[str, Gain]:
-        """Return the chosen trial's gains on one of the suites."""
-        return self.gains if held_out == self.is_held_out else self.chosen.gains
+        """Return the gains of the trial shown on one of the suites."""
+        return self.gains if held_out == self.is_held_out else self.shown.gains_over_others
 
     def scores(self, trial: StoredTrial, *, held_out: bool) -> Scored:
         """Return the scores of a trial on one of the suites; empty for one without."""
@@ -132,19 +136,6 @@ def results_of(records: StudyRecords, objective: Objective, weights: Mapping[str
         objective=objective,
         trials=tuple(trials),
         final=final,
-        chosen=chosen_of(best),
+        best=best,
         front=None if objective.terms else front_of(trials, objective),
     )
-
-
-def chosen_of(best: Best) -> StoredTrial:
-    """Return the trial that a report shows beside the parents.
-
-    It is the best one; but where the final chose a parent, the merge that was the best there, as what it lost is told.
-    """
-    return best.merge if best.by == "final" and best.merge is not None else best.trial
-
-
-def objective_gain(gains: Mapping[str, Gain], objective: Objective) -> Gain | None:
-    """Return the gain in the single objective; None where there are several, or it is not known."""
-    return gains.get(SINGLE) if objective.terms else None

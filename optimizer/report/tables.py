@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from optimizer.report.results import Results
 from optimizer.search.shortlist import by_value
 from optimizer.trial.objective import SINGLE
-from optimizer.trial.verdict import is_worse, suspicion
+from optimizer.trial.verdict import is_surely_worse, suspicion
 from studies.records.finals import Final
 from studies.records.values import Gain, StoredTrial
 
@@ -23,7 +23,7 @@ class ScoreRow:
     label: str
     higher: bool  # whether more is better
     values: tuple[float | None, ...]  # in the order of the columns; None: it has none
-    gain: Gain | None  # the chosen merge's
+    gain: Gain | None  # of the trial shown
     lost: bool  # surely behind the better parent
 
 
@@ -37,12 +37,12 @@ class FinalistRow:
     held_out: tuple[tuple[str, Gain], ...]  # gains in the final
     values: tuple[tuple[str, float], ...]  # objectives
     note: str
-    chosen: bool
+    role: str  # among the results, such as `best (final)`; empty: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
-    """Those that were considered, and what they are."""
+    """The trials that were considered: the finalists, the front, or the best of the search."""
 
     title: str
     held_out: bool  # whether there was a final
@@ -64,7 +64,7 @@ def score_rows(results: Results, trials: Sequence[StoredTrial]) -> tuple[ScoreRo
                 higher=info is None or info.direction == "maximize",
                 values=tuple(means.get(name) for means in scored),
                 gain=gain,
-                lost=gain is not None and is_worse(gain),
+                lost=gain is not None and is_surely_worse(gain),
             )
         )
     return tuple(rows)
@@ -102,7 +102,7 @@ def _of_final(results: Results, final: Final) -> Candidates:
                 held_out=_named(finalist.held_out, names),
                 values=tuple(finalist.objectives.items()),
                 note=note or (f"looks gamed: {gamed}" if gamed is not None else ""),
-                chosen=finalist.chosen,
+                role=results.best.role(finalist.number),
             )
         )
     return Candidates(title="The finalists", held_out=True, rows=tuple(rows))
@@ -112,11 +112,11 @@ def _candidate(results: Results, trial: StoredTrial) -> FinalistRow:
     return FinalistRow(
         number=trial.number,
         title=trial.title,
-        searched=() if trial.origin.parent is not None else _named(trial.gains, results.objective.names),
+        searched=_named(trial.gains_over_others, results.objective.names),
         held_out=(),
         values=tuple(trial.objectives.items()),
         note="",
-        chosen=trial.number == results.chosen.number,
+        role=results.best.role(trial.number),
     )
 
 

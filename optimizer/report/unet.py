@@ -64,17 +64,17 @@ class Unet:
 
 
 def unet_of(results: Results, facts: Insight | None, findings: Findings | None) -> Unet | None:
-    """Lay out the blocks of the chosen merge; None where its recipe has no numbers.
+    """Lay out the blocks of the merge shown; None where its recipe has no numbers.
 
     Args:
         facts, findings: what mattered; None: too few trials to tell. It is not shown of a merge outside the search
             space, whose numbers may be others.
     """
-    recipe = results.chosen.recipe
+    recipe = results.shown.recipe
     if not recipe.columns:
         return None
     picture = None
-    if facts is not None and findings is not None and facts.params_of(results.chosen) is not None:
+    if facts is not None and findings is not None and facts.params_of(results.shown) is not None:
         picture = picture_of(facts, findings)
     index = 0 if facts is None or picture is None else facts.space.slots.index(picture.slot)
     name, values = list(recipe.columns.items())[index]

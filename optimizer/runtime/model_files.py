@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from basics.names import as_on_disk, is_same
 from optimizer.errors import CheckpointError, MissingFileError, OutsideFoldersError
-from optimizer.merging.files.checkpoint import model_name
 from optimizer.merging.files.hash_lookup import Candidate
+from optimizer.merging.files.names import model_name
 from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.moved_files import MovedFiles
 from studies.recipe.lora_files import files_of_lora

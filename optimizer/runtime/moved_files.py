@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from basics.names import is_same
-from optimizer.merging.files.checkpoint import model_name
 from optimizer.merging.files.hash_lookup import Candidate, candidates, walked
+from optimizer.merging.files.names import model_name
 from optimizer.runtime.digest_cache import DigestCache
 from scorers.config import WEIGHT_SUFFIXES
 from studies.recipe.lora_files import files_of_lora

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.merging.files.checkpoint import model_name
+from optimizer.merging.files.names import model_name
 from search_spaces.blocks import Architecture
 from studies.errors import RecipeError, StudyChangedError
 from studies.recipe.adoption import adopt

@@ -10,7 +10,7 @@ says of a member counts more than what the search says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final as Constant
 from typing import Literal
@@ -19,20 +19,31 @@ from optimizer.trial.front import check_weights, front_order
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials
 from optimizer.trial.repeats import counted_once, final_counted_once
-from optimizer.trial.verdict import better_parent, doubt, is_better, is_worse
+from optimizer.trial.verdict import better_parent, doubt, is_ahead, is_surely_worse, losses, luck, suspicion
 from studies.records.finals import Final, Finalist, load_final
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredTrial
 
-By = Literal["final", "observed", "knee", "weights"]
+By = Literal["final", "observed", "knee", "weights", "sound"]
 
-REASONS: Constant[Mapping[By, str]] = {
-    "final": "the final's choice",
-    "observed": "best observed",
-    "knee": "knee of the front",
-    "weights": "chosen by weights",
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why a trial counts as the best."""
+
+    text: str
+    short: str  # in a few letters, for a heading
+
+
+REASONS: Constant[Mapping[By, Reason]] = {
+    "final": Reason(text="the final's choice", short="final"),
+    "observed": Reason(text="best observed", short="observed"),
+    "knee": Reason(text="knee of the front", short="knee"),
+    "weights": Reason(text="chosen by weights", short="weights"),
+    "sound": Reason(text="first of the front that surely loses to no parent", short="no sure loss"),
 }
+BEST_MERGE: Constant = "best merge"  # where a parent is the best
 SINCE: Constant = "(more trials have finished since)"
 
 
@@ -43,21 +54,27 @@ class Best:
     trial: StoredTrial  # a parent's, where no merge is better
     merge: StoredTrial | None  # the best that is no parent: what has ratios to show, and what may be exported
     by: By
-    gains: Mapping[str, Gain]  # of the trial over the better parent, by name; empty for a parent that the final chose
+    gains: Mapping[str, Gain]  # of the trial over the better parent, by name; a parent has none over itself
     held_out: bool  # whether the gains are those of the final rather than of the search
-    caveat: str | None  # why it may be no better than a parent
-    refusal: str | None  # why the merge is exported only if it is asked for: it lost to a parent, or failed
+    caveat: str | None  # why it, or the best merge where a parent is the best, may be no better than a parent
+    refusal: str | None  # why the merge is exported only if it is asked for: a parent is better, or it failed
     passed_over: tuple[StoredTrial, ...] = ()  # better placed members of the front that surely lose to a parent
 
     @property
     def reason(self) -> str:
         """Who says that it is the best, in words."""
-        return REASONS[self.by]
+        return REASONS[self.by].text
 
     @property
     def merge_is_best(self) -> bool:
         """Whether the best trial is a merge."""
         return self.merge is not None and self.merge.number == self.trial.number
+
+    def role(self, number: int) -> str:
+        """Return what a trial is, as a heading says it: `best (final)` or `best merge`; empty for others."""
+        if number == self.trial.number:
+            return f"best ({REASONS[self.by].short})"
+        return BEST_MERGE if self.merge is not None and number == self.merge.number else ""
 
 
 def load_results(records: StudyRecords) -> tuple[list[StoredTrial], Final | None]:
@@ -104,20 +121,82 @@ def choice_of(final: Final) -> int | None:
 
     None where neither could be scored there.
     """
-    if final.winner is not None and is_better(final.winner.held_out[SINGLE]):
+    if final.winner is not None and is_ahead(final.winner.held_out[SINGLE]):
         return final.winner.number
     parent = better_parent(final)
     return None if parent is None else parent.number
 
 
-def objection(trial: StoredTrial, final: Final | None, objective: Objective) -> str | None:
-    """Say what the final found against one merge: it failed there, or lost to a parent; None where it found nothing."""
-    return _refusal(_finalist(final, trial), objective.names if objective.terms else ())
+def role_in_final(final: Final, finalist: Finalist) -> str:
+    """Return what a trial is in a final: its choice, the best merge there, or nothing in particular (empty)."""
+    if final.winner is None:
+        return ""
+    if finalist.number == choice_of(final):
+        return REASONS["final"].text
+    return BEST_MERGE if finalist.chosen else ""
 
 
 def judged_gains(trial: StoredTrial, final: Final | None) -> tuple[Mapping[str, Gain], bool]:
-    """Return a trial's gains by name, and whether they are those of the final, which count more than the search's."""
+    """Return a trial's gains by name, and whether they are those of the final, which count more than the search's.
+
+    One that failed in the final has none.
+    """
     return _gains(trial, _finalist(final, trial))
+
+
+def told_gains(trial: StoredTrial, best: Best, final: Final | None) -> tuple[Mapping[str, Gain], bool]:
+    """Return the gains of a trial that is shown with the best one: see `judged_gains`.
+
+    Where the final chose, those of the search are not told of a merge that it did not judge.
+    """
+    gains, held_out = judged_gains(trial, final)
+    unjudged = best.by == "final" and not held_out and trial.origin.parent is None
+    return {} if unjudged else gains, held_out
+
+
+def objections(
+    trial: StoredTrial,
+    trials: Sequence[StoredTrial],
+    final: Final | None,
+    objective: Objective,
+    name: str | None = None,
+) -> tuple[str, ...]:
+    """Return what speaks against taking a merge, one text each; nothing for a parent alone.
+
+    That is what was found of the merge itself. What the final found of others counts where it did not judge this one.
+
+    Args:
+        trials: all of the study's.
+        name: what the merge is called in the texts; None: by its number.
+    """
+    if trial.origin.parent is not None:
+        return ()
+    finalist = _finalist(final, trial)
+    found = tuple(_found(trial, finalist, objective, name or f"trial {trial.number}"))
+    if found or finalist is not None or not objective.terms:
+        return found
+    best = best_of(trials, final, objective)
+    return () if best is None or best.caveat is None else (best.caveat,)
+
+
+def _found(trial: StoredTrial, finalist: Finalist | None, objective: Objective, name: str) -> Iterator[str]:
+    """Yield what was found against one merge."""
+    if finalist is not None and finalist.failure is not None:
+        yield f"{name} failed in the final: {finalist.failure}"
+        return
+    lost = None if finalist is None else _lost(finalist, objective.names)
+    if lost is None and not objective.terms:
+        lost = _loss(trial, finalist, objective.names)
+    if lost is not None:
+        yield f"{name} {lost}"
+    if finalist is None:
+        return
+    chance = luck(finalist.held_out[SINGLE], name) if objective.terms and lost is None else None
+    if chance is not None:
+        yield chance
+    gamed = suspicion(finalist, objective)
+    if gamed is not None:
+        yield f"{name} looks gamed: {gamed}"
 
 
 # ------------------------------------------------------------------------------------------- one objective
@@ -139,23 +218,32 @@ def _best_of_one(
     winner = None if final.winner is None else by_number.get(final.winner.number)
     if chosen is None:  # neither a merge nor a parent could be scored in the final
         return _observed(observed, merge, final, doubted)
-    gains = final.winner.held_out if final.winner is not None and chosen is winner else {}
     return Best(
         trial=chosen,
         merge=winner or merge,
         by="final",
-        gains=gains,
+        gains=final.winner.held_out if final.winner is not None and chosen is winner else {},
         held_out=True,
         caveat=doubted,
-        refusal=None if gains else doubted,
+        # A parent is chosen where the best merge is not ahead of it, or all failed: the doubt says which. A merge that
+        # is ahead may be exported, with the doubt as a caveat.
+        refusal=doubted if chosen.origin.parent is not None else None,
     )
 
 
-def _observed(trial: StoredTrial, merge: StoredTrial | None, final: Final | None, caveat: str | None) -> Best:
+def _observed(trial: StoredTrial, merge: StoredTrial | None, final: Final | None, doubted: str | None) -> Best:
     finalist = _finalist(final, trial)
     gains, held_out = _gains(trial, finalist)
-    refusal = _refusal(finalist, (SINGLE,))
-    return Best(trial=trial, merge=merge, by="observed", gains=gains, held_out=held_out, caveat=caveat, refusal=refusal)
+    lost = _refusal(trial, finalist, (SINGLE,))
+    return Best(
+        trial=trial,
+        merge=merge,
+        by="observed",
+        gains=gains,
+        held_out=held_out,
+        caveat=lost if doubted is None else doubted,
+        refusal=_of_parent(trial) or lost,
+    )
 
 
 # ------------------------------------------------------------------------------------------- several objectives
@@ -170,20 +258,27 @@ def _best_of_front(
         ordered: the members, best placed first.
     """
     names = [name for name in objective.names if weights is None or weights.get(name)]
-    judged = [(trial, _finalist(final, trial)) for trial in ordered]
-    sound = [trial for trial, finalist in judged if _loss(trial, finalist, names) is None]
+    found = {trial.number: _loss(trial, _finalist(final, trial), names) for trial in ordered}
+    sound = [trial for trial in ordered if found[trial.number] is None]
     trial = (sound or ordered)[0]
+    merge = next((each for each in (*sound, *ordered) if each.origin.parent is None), None)
     finalist = _finalist(final, trial)
     gains, held_out = _gains(trial, finalist)
-    loss = _loss(trial, finalist, names)
+    lost = _refusal(trial, finalist, names)
+    caveat = lost
+    if not sound:
+        caveat = f"every member of the front loses somewhere: trial {trial.number} {found[trial.number]}"
+    elif merge is not None and found[merge.number] is not None:  # the best is a parent
+        caveat = f"the {BEST_MERGE} of the front, trial {merge.number}, {found[merge.number]}"
+    by: By = "knee" if weights is None else "weights"
     return Best(
         trial=trial,
-        merge=next((each for each in (*sound, *ordered) if each.origin.parent is None), None),
-        by="knee" if weights is None else "weights",
+        merge=merge,
+        by=by if trial is ordered[0] else "sound",
         gains=gains,
         held_out=held_out,
-        caveat=None if loss is None else f"every member of the front loses somewhere: trial {trial.number} {loss}",
-        refusal=_refusal(finalist, ()),
+        caveat=caveat,
+        refusal=_of_parent(trial) or lost,
         passed_over=tuple(ordered[: ordered.index(trial)]),
     )
 
@@ -193,11 +288,8 @@ def _loss(trial: StoredTrial, finalist: Finalist | None, names: Sequence[str]) -
     if finalist is not None and finalist.failure is not None:
         return "failed in the final"
     gains, held_out = _gains(trial, finalist)
-    lost = [name for name in names if name in gains and is_worse(gains[name])]
-    if not lost:
-        return None
-    against = ", ".join(f"parent {gains[name].parent} in {name}" for name in lost)
-    return f"surely loses to {against}{' in the final' if held_out else ''}"
+    lost = [name for name in names if name in gains and is_surely_worse(gains[name])]
+    return f"surely loses {losses(gains, lost)}{' in the final' if held_out else ''}" if lost else None
 
 
 # ------------------------------------------------------------------------------------------- what the final says
@@ -211,22 +303,32 @@ def _finalist(final: Final | None, trial: StoredTrial) -> Finalist | None:
 
 def _gains(trial: StoredTrial, finalist: Finalist | None) -> tuple[Mapping[str, Gain], bool]:
     """Return a trial's gains, and whether they are those of the final, which count more than the search's."""
-    if finalist is not None and finalist.held_out:
-        return finalist.held_out, True
-    return trial.gains, False
+    return (trial.gains_over_others, False) if finalist is None else (finalist.held_out, True)
 
 
-def _refusal(finalist: Finalist | None, names: Sequence[str]) -> str | None:
-    """Say why a merge is exported only if it is asked for; None where nothing speaks against it.
+def _refusal(trial: StoredTrial, finalist: Finalist | None, names: Sequence[str]) -> str | None:
+    """Say why a merge is exported only if it is asked for; None where the final found nothing against it.
 
     Args:
-        names: the objectives in which it must be better than the parent.
+        names: the objectives; in one of them it must be ahead of the parent.
     """
     if finalist is None:
         return None
     if finalist.failure is not None:
-        return f"trial {finalist.number} failed in the final: {finalist.failure}"
-    behind = [name for name in names if not is_better(finalist.held_out[name])]
-    if not behind:
+        return f"trial {trial.number} failed in the final: {finalist.failure}"
+    lost = _lost(finalist, names)
+    return None if lost is None else f"trial {trial.number} {lost}"
+
+
+def _lost(finalist: Finalist, names: Sequence[str]) -> str | None:
+    """Say to which parents a merge lost in the final; None where it is ahead in an objective."""
+    if any(is_ahead(finalist.held_out[name]) for name in names):
         return None
-    return f"trial {finalist.number} lost to parent {finalist.held_out[behind[0]].parent} in the final"
+    if tuple(names) == (SINGLE,):
+        return f"lost to parent {finalist.held_out[SINGLE].parent} in the final"
+    return f"lost {losses(finalist.held_out, names)} in the final"
+
+
+def _of_parent(trial: StoredTrial) -> str | None:
+    """Say why a parent is not exported; None for a merge."""
+    return None if trial.origin.parent is None else f"{trial.origin} is the best, and its file is already there"

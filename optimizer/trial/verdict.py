@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from optimizer.trial.objective import SINGLE, Objective
 from studies.records.finals import Final, Finalist
 from studies.records.values import Gain
 
 
-def is_better(gain: Gain) -> bool:
-    """Return whether it is better than the parent, however unsure that is."""
+def is_ahead(gain: Gain) -> bool:
+    """Return whether it is ahead of the parent, however unsure that is."""
     return gain.value > 0
 
 
-def is_worse(gain: Gain) -> bool:
+def is_surely_better(gain: Gain) -> bool:
+    """Return whether it is surely better than the parent: the whole interval is above zero."""
+    return gain.low is not None and gain.low > 0
+
+
+def is_surely_worse(gain: Gain) -> bool:
     """Return whether it is surely worse than the parent: the whole interval is below zero."""
     return gain.high is not None and gain.high < 0
 
@@ -27,12 +34,20 @@ def doubt(final: Final, objective: Objective) -> str | None:
     if final.winner is None:
         return "every merge failed in the final, so none is known to be better than a parent"
     gain = final.winner.held_out[SINGLE]
-    if not is_better(gain):
+    if not is_ahead(gain):
         return f"in the final no merge beats parent {gain.parent}: parent {gain.parent} is the better model"
-    if gain.low is not None and gain.low <= 0:
-        won = f"the gain of trial {final.winner.number}, its choice, over parent {gain.parent}"
-        return f"in the final {won} reaches below 0, so it may be luck"
-    return None
+    return luck(gain, f"trial {final.winner.number}")
+
+
+def luck(gain: Gain, name: str) -> str | None:
+    """Say that a merge's gain in the final may be luck; None where it surely is not, or has no interval.
+
+    Args:
+        name: what the merge is called.
+    """
+    if gain.low is None or is_surely_better(gain):
+        return None
+    return f"in the final the interval of {name}'s gain over parent {gain.parent} includes 0, so it may be luck"
 
 
 def better_parent(final: Final) -> Finalist | None:
@@ -54,19 +69,24 @@ def suspicion(candidate: Finalist, objective: Objective) -> str | None:
         for name in objective.names
         if name in candidate.held_out
         and name in candidate.in_sample
-        and is_better(candidate.in_sample[name])
-        and is_worse(candidate.held_out[name])
+        and is_ahead(candidate.in_sample[name])
+        and is_surely_worse(candidate.held_out[name])
     ]
     if undone:
-        what = ", ".join("the objective" if name == SINGLE else name for name in undone)
-        parent = candidate.held_out[undone[0]].parent
-        return f"its gain in {what} during the search is a loss against parent {parent} on renders it never saw"
+        return f"its gain in the search is a loss {losses(candidate.held_out, undone)} on renders that it never saw"
     if not objective.terms or SINGLE not in candidate.held_out:
         return None
-    lost = [term.scorer for term in objective.terms if is_worse(candidate.held_out[term.scorer])]
+    lost = [term.scorer for term in objective.terms if is_surely_worse(candidate.held_out[term.scorer])]
     in_sample = candidate.in_sample.get(SINGLE)
-    gained = is_better(candidate.held_out[SINGLE]) or (in_sample is not None and is_better(in_sample))
+    gained = is_ahead(candidate.held_out[SINGLE]) or (in_sample is not None and is_ahead(in_sample))
     if not (gained and lost):
         return None
-    parent = candidate.held_out[SINGLE].parent
-    return f"the objective gains while {', '.join(lost)} surely loses against parent {parent}"
+    return f"the objective gains while it surely loses {losses(candidate.held_out, lost)}"
+
+
+def losses(gains: Mapping[str, Gain], names: Sequence[str]) -> str:
+    """Name the parents to which a merge loses, each with its scores: `to parent A in sharpness, to parent B in fid`."""
+    by_parent: dict[str, list[str]] = {}
+    for name in names:
+        by_parent.setdefault(gains[name].parent, []).append("the objective" if name == SINGLE else name)
+    return ", ".join(f"to parent {parent} in {' and '.join(lost)}" for parent, lost in by_parent.items())

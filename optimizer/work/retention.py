@@ -1,4 +1,8 @@
-"""Which trials have their renders stored as files: parents and the best, unless the spec says all or none."""
+"""Which trials of the search have their renders stored as files.
+
+They are the parents and the best observed trial, or the whole front of several objectives, unless the spec says all or
+none. The final stores its own.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,7 @@ class Retention:
         return self._keep != "none"
 
     def remove_unwanted(self) -> None:
-        """Remove the renders of trials that are neither a parent nor among the best.
+        """Remove the renders of trials that are neither a parent nor the best observed or on the front.
 
         Raises:
             DatabaseLostError: the database or the store went away and stayed away.

@@ -243,7 +243,7 @@ class TrialFiles:
 
         It is only looked at, and a PNG takes ten times as long.
         """
-        self.store.write(self.name(SHEET), _encoded(sheet, format="JPEG", quality=90, subsampling=0))
+        self.store.write(self.name(SHEET), encoded_sheet(sheet))
         return self.sheet_id
 
     def save_renders(self, renders: Sequence[RenderFile]) -> list[str]:
@@ -380,6 +380,11 @@ def stored_name(artifact_id: str) -> str:
         return picture
     sheet = SHEET_ID.fullmatch(artifact_id)
     return f"uploads/{artifact_id}" if sheet is None else f"studies/{sheet[1]}/{sheet[2]}/{SHEET}"
+
+
+def encoded_sheet(sheet: Image.Image) -> bytes:
+    """Return a contact sheet as it is stored."""
+    return _encoded(sheet, format="JPEG", quality=90, subsampling=0)
 
 
 def _encoded(picture: Image.Image, **options: Any) -> bytes:

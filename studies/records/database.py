@@ -31,6 +31,7 @@ from studies.records.refusals import TAKES_NO_WRITES, explain_refusals, in_words
 from studies.records.stored_json import parse_column
 from studies.records.tables import VERSION_TABLE
 from studies.system.advice import advised
+from studies.system.database_files import require_database_file
 from studies.system.database_url import canonical_url, database_file, redacted
 from studies.system.passwords import read_password_file
 
@@ -38,7 +39,6 @@ SERVER_WAIT_SECONDS = 10  # for a connection
 VANISHED_PEER = {**KEEPALIVES, "tcp_user_timeout": 60_000}  # milliseconds for what was sent and not acknowledged
 # As libpq has PGPASSFILE, but with the password alone: one file serves the database's container and us.
 PASSWORD_FILE_VARIABLE = "MERGETUNE_STORAGE_PASSWORD_FILE"  # noqa: S105 - the variable's name
-SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ def open_database(url: str, *, create: bool = True) -> Database:
     """
     file = database_file(url)
     if file is not None:
-        _check_file(file, create=create)
+        require_database_file(file, create=create)
         _require_writable(file)
     with _explained(url), _set_up_alone(url, file):
         storage = _open_storage(url, file)
@@ -145,7 +145,7 @@ def stored_schema(url: str) -> str | None:
     """
     file = database_file(url)
     if file is not None:
-        _check_file(file, create=True)
+        require_database_file(file, create=True)
         if not file.exists():
             return None
     with _explained(url), _engine(url, _reading_options(url, file)) as engine, engine.connect() as connection:
@@ -165,7 +165,7 @@ def open_to_read(url: str) -> Database:
     """
     file = database_file(url)
     if file is not None:
-        _check_file(file, create=False)
+        require_database_file(file, create=False)
     with _explained(url):
         options = _reading_options(url, file)
         with _engine(url, options) as engine:
@@ -219,31 +219,6 @@ def _require_readable(engine: Engine, url: str, file: Path | None) -> None:
             f"{_head()}), and it is only read here: first run "
             f"`{advised('study migrate', url)}`"
         )
-
-
-def _check_file(file: Path, *, create: bool) -> None:
-    """Refuse a path that is not, and cannot become, a SQLite database.
-
-    Raises:
-        DatabaseError: it is such a path.
-    """
-    if file.is_dir():
-        raise DatabaseError(f"{file} is a folder: name a database file with --storage")
-    if not file.parent.is_dir():
-        raise DatabaseError(f"the folder {file.parent} does not exist: create it, or name another one with --storage")
-    if not file.exists():
-        if not create:
-            raise DatabaseError(
-                f"no study database at {file}: start a study first, or name the database with --storage"
-            )
-        return
-    try:
-        with file.open("rb") as handle:
-            start = handle.read(len(SQLITE_MAGIC))
-    except OSError as error:
-        raise DatabaseError(f"the study database {file} cannot be read: {error.strerror}") from error
-    if start not in {b"", SQLITE_MAGIC}:
-        raise DatabaseError(f"{file} is not a study database: name another file with --storage")
 
 
 def _engine_options(url: str) -> dict[str, Any]:

@@ -120,6 +120,11 @@ class StoredTrial:
         return self.state == "complete" and not self.estimated
 
     @property
+    def gains_over_others(self) -> Mapping[str, Gain]:
+        """Its gains by name, but of a parent not those over itself."""
+        return {name: gain for name, gain in self.gains.items() if gain.parent != self.origin.parent}
+
+    @property
     def name(self) -> str:
         """What the trial is called where trials are listed: `parent A`, `uniform 0.5`, `search 17`."""
         return self.origin.named(self.number)

@@ -369,6 +369,7 @@ def test_fewer_reference_images_than_needed_are_refused(folder: Path, refused: C
 
 
 def test_a_suite_too_small_for_a_set_score_is_refused(folder: Path, refused: Callable[..., str]) -> None:
+    (folder / "photos").mkdir()
     suite = {"prompts": ["a cat"], "sizes": [64]}
     message = refused("study", "check", write_spec(folder, scorers={"fid": {"reference": "photos"}}, suite=suite))
     assert "needs at least" in message
@@ -376,6 +377,7 @@ def test_a_suite_too_small_for_a_set_score_is_refused(folder: Path, refused: Cal
 
 
 def test_a_final_too_small_for_a_set_score_is_refused(folder: Path, refused: Callable[..., str]) -> None:
+    (folder / "photos").mkdir()
     suite = {"prompts": ["a cat"], "sizes": [64], "seeds": list(range(10))}
     final = {"seeds": [100, 101, 102]}
     scorers = {"fid": {"reference": "photos"}}
@@ -385,6 +387,7 @@ def test_a_final_too_small_for_a_set_score_is_refused(folder: Path, refused: Cal
 
 
 def test_a_first_look_too_early_for_a_set_score_is_refused(folder: Path, refused: Callable[..., str]) -> None:
+    (folder / "photos").mkdir()
     changes = {
         "suite": {"prompts": ["a cat"], "sizes": [64], "seeds": list(range(10))},
         "scorers": {"fid": {"reference": "photos"}},

@@ -100,7 +100,7 @@ def test_best_is_what_the_final_chose_until_a_trial_outdates_it(folder: Path, tm
             surely = """json_set(held_out, '$.objective', json('[0.4, 0.2, 0.6, "B"]'))"""
             database.execute(f"UPDATE mergetune_finals SET held_out = {surely} WHERE chosen")
         said = run(tmp_path, "export", "short", "--recipe", "winner.yaml")
-        assert f"best is the final's choice, trial {last};" in said
+        assert f"best: trial {last} (the final's choice): +0.4 (+0.2 to +0.6) held out" in said
         assert f"(trial {last}, " in said
         assert "best (the final's choice): " in run(tmp_path, "study", "show", "short")
         with database:

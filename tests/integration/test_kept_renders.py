@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from demo_study import SMALL, Recorder, ShortStudy, begin
 from PIL import Image
 
 from optimizer.cli.views.final import finish_study
+from optimizer.cli.workers.session import work_on
 from optimizer.report.page import save_report
 from optimizer.system.retry import Retry
 from optimizer.work.leftovers import orphans_among
 from studies.files.artifacts import picture_name, report_name
 from studies.recipe.recipe import Recipe
+from studies.records.control import set_status
 from studies.records.finals import Final
 from studies.records.stored_trials import load_trials
 from studies.spec.published.files import read_published
@@ -72,13 +75,28 @@ def test_the_report_shows_them_and_lies_beside_the_sheets(small: tuple[ShortStud
     page = Path(where).read_text()
     assert page.count("data:image/jpeg;base64,") == 3 * len(short.study.spec.held_out.items())
     assert final.winner is not None
-    assert f"trial {final.winner.number}" in page
+    headline = re.search(r'<h2 id="verdict">(.*?)</h2>', page)
+    assert headline is not None
+    gain = final.winner.held_out["objective"]
+    beaten = f"no merge beats parent {gain.parent}" if gain.value <= 0 else f"rial {final.winner.number}"
+    assert beaten in headline[1]
     assert (Path(short.artifacts.location) / picture_name(name, key, "final")).exists()
+
+
+def test_a_study_that_is_stopped_gets_a_report_of_what_it_has(small: tuple[ShortStudy, Final]) -> None:
+    short, _ = small
+    folder, name, key = short.artifacts.location, short.study.name, short.study.key
+    short.artifacts.save_report(name, key, "as it was at an earlier end")
+    set_status(short.records, "stopped")
+    assert not work_on(short.records, short.runtime, folder)
+    page = (Path(folder) / report_name(name, key)).read_text()
+    assert "3 complete trials" in page
 
 
 def test_a_study_that_keeps_no_renders_keeps_none_of_the_final(tmp_path: Path) -> None:
     short, _ = held(tmp_path, render={"keep": "none", "degenerate_limit": 8})
     assert short.artifacts.of_final(short.study.key).files() == frozenset()
     page = Path(str(save_report(short.records, short.runtime.objective, short.artifacts))).read_text()
-    assert "No renders are stored" in page
+    assert "No renders are stored, so there are no pictures: set `render: {keep: best}`" in page
+    assert "not found" not in page
     short.database.close()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from demo_study import begin
 from PIL import Image
-from reported_study import begin_reported, store_pictures
+from reported_study import begin_reported, hold_final, store_pictures
 
 from optimizer.observe.study_sheet import LatestSheet, column_heading
 from optimizer.trial.ranking import best_trials
@@ -24,23 +24,46 @@ def score(params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
 ONE: Mapping[str, Any] = {"objective": {"sharpness": {"weight": 1}}}
 
 
+def peak(params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+    """A merge is the best: sharpness has its peak at 0.6 of B in IN04."""
+    return {"sharpness": (1 - (params["IN04"] - 0.6) ** 2,) * 4, "contrast": (0.5,) * 4}
+
+
 def test_it_shows_the_parents_and_the_best_and_is_drawn_anew_when_another_is_the_best(tmp_path: Path) -> None:
-    study = begin_reported(tmp_path, "one", score, trials=8, **ONE)
+    study = begin_reported(tmp_path, "one", peak, trials=12, **ONE)
     trials = study.trials()
     latest = LatestSheet(study.records, study.artifacts, study.objective)
     assert latest.draw(trials[:2]) is None  # no renders are stored
     store_pictures(study, [trial.number for trial in trials])
-    sheets = []
-    for count in (1, 2, 8):
+    widths, pictures, best = [], [], []
+    for count in (1, 2, 3, 12):
         where = latest.draw(trials[:count])
         assert where == f"{study.artifacts.location}/{picture_name('one', study.records.study.key, 'latest')}"
         with Image.open(where) as picture:
-            sheets.append((picture.width, np.asarray(picture)))
-    best = best_trials(trials, study.objective)[0]
-    assert best.origin.parent == "B"  # all of B in IN04 is the sharpest
-    assert sheets[0][0] < sheets[1][0] == sheets[2][0]
-    assert not np.array_equal(sheets[1][1], sheets[2][1])  # the number of trials above it is another
+            widths.append(picture.width)
+            pictures.append(np.asarray(picture))
+        sheet = latest.sheet(trials[:count])
+        assert sheet is not None
+        best.append(sheet.columns[-1][0].splitlines()[:2])
+    assert widths[0] < widths[1] < widths[2] == widths[3], "the third column is the best merge"
+    found = best_trials(trials, study.objective)[0]
+    assert found.number not in (0, 1, 2)
+    assert best[-1] == [f"trial {found.number}", "random, best (observed)"]
+    assert best[2] == ["trial 2", "random, best (observed)"]
+    assert not np.array_equal(pictures[2], pictures[3])
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_what_the_final_refuted_is_not_called_better_there(tmp_path: Path) -> None:
+    study = begin_reported(tmp_path, "one", peak, trials=12, **ONE)
+    store_pictures(study, [trial.number for trial in study.trials()])
+    hold_final(study, {trial.number: {"sharpness": (0.0,) * 4} for trial in study.trials()[2:]})
+    sheet = LatestSheet(study.records, study.artifacts, study.objective).sheet(study.trials())
+    assert sheet is not None
+    heads = [heading.splitlines() for heading, _ in sheet.columns]
+    assert heads[1] == ["B: b", "trial 1, best (final)"]
+    assert heads[2][-1].startswith("-0.84")
+    assert heads[2][-1].endswith(" held out")
 
 
 def test_a_column_is_headed_with_file_trial_and_gain(tmp_path: Path) -> None:

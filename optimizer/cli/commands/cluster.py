@@ -55,11 +55,11 @@ def start(
     cache: CacheFolder = None,
 ) -> None:
     """Start workers on a Ray cluster; they take trials until `mergetune cluster stop`."""
-    from optimizer.cli.workers.ray_worker import RayWorker
-
     count = worker_count(workers)
     assignment, database = assigned(storage, study, models, artifacts, cache)
     database.close()
+    from optimizer.cli.workers.ray_worker import RayWorker
+
     with _connected(address) as ray:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         share = {"num_gpus": 1} if gpus else {"num_cpus": 1}

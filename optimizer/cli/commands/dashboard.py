@@ -20,6 +20,7 @@ from optimizer.cli.common import (
     errors,
     escaped,
     fail,
+    stored_url,
 )
 from studies.system.advice import DEFAULT_STORAGE
 
@@ -56,7 +57,8 @@ def dashboard(
             f"{host} can be reached from other machines, and anyone who reaches the dashboard can delete studies: give "
             f"--password-file FILE or the environment variable {PASSWORD_VARIABLE}, or leave --host at 127.0.0.1"
         )
-    database = patiently(lambda: database_to_read(storage) if read_only else database_to_change(storage))
+    url = stored_url(storage)
+    database = patiently(lambda: database_to_read(url) if read_only else database_to_change(url))
     _serve(database, artifacts, host, port, password, changes=not read_only, show=show)
 
 

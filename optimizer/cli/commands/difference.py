@@ -11,7 +11,7 @@ import typer
 
 from basics.names import typed_path
 from optimizer.cli.commands.inspection import reading
-from optimizer.cli.common import AsJson, ReplacePlot, console, escaped, fail
+from optimizer.cli.common import AsJson, ReplacePlot, console, escaped, fail, loading_libraries
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -46,11 +46,16 @@ def diff(
     """Show how far B is from A, ||B - A|| / ||A||, for every U-Net block, the text encoders and the VAE."""
     import json
 
-    from optimizer.merging.files.checkpoint import Checkpoint
-    from optimizer.merging.files.distance import compare, compared_bytes
+    from optimizer.merging.files.presence import require_checkpoint_at
 
     if plot is not None:
         require_writable(plot, force=force)
+    for path in (a, b):
+        require_checkpoint_at(path)
+    with loading_libraries():
+        from optimizer.merging.files.checkpoint import Checkpoint
+        from optimizer.merging.files.distance import compare, compared_bytes
+
     first, second = Checkpoint.open(a), Checkpoint.open(b)
     with reading("comparing", compared_bytes(first, second)) as advance:
         compared = compare(first, second, advance)

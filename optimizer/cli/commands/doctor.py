@@ -16,6 +16,7 @@ from optimizer.cli.common import (
     database_to_change,
     database_to_read,
     escaped,
+    loading_libraries,
     storage_url,
 )
 from studies.system.advice import DEFAULT_STORAGE, advised, quoted
@@ -39,13 +40,15 @@ def doctor(
     """Find what crashes have left in a database, and repair it: stale trials, dead workers, missing files."""
     import json
 
-    from optimizer.upkeep.doctor import diagnose
-    from studies.files.artifacts import Artifacts
-    from studies.records.stored_studies import list_studies, open_study
-
     url = storage_url(storage)
     database = database_to_change(url) if mend else database_to_read(url)
+    from studies.records.stored_studies import list_studies, open_study
+
     chosen = list_studies(database) if study is None else [open_study(database, study)]
+    with loading_libraries():
+        from optimizer.upkeep.doctor import diagnose
+        from studies.files.artifacts import Artifacts
+
     diagnosis = diagnose(database, chosen, Artifacts.existing(url, artifacts), mend=mend)
     if as_json:
         typer.echo(json.dumps(_facts(diagnosis), indent=2, allow_nan=False))

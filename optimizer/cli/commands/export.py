@@ -22,7 +22,7 @@ from optimizer.cli.common import (
     loading_libraries,
     parsed_weights,
 )
-from optimizer.cli.workers.model_folders import Moved, searched_folders
+from optimizer.cli.workers.model_folders import Moved, require_folders, searched_folders
 from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
@@ -78,20 +78,23 @@ def export(
     models: Moved = None,
 ) -> None:
     """Write a trial's merge as a .safetensors file, and prove that it is the model that was scored."""
-    from optimizer.cli.views.final import print_repeats
-    from optimizer.cli.views.report import study_objective
-    from optimizer.cli.workers.loading import open_plan
-    from optimizer.merging.files.targets import refuse_target
-    from optimizer.trial.ranking import stopped_after
-    from studies.files.artifacts import Artifacts
-    from studies.recipe.recipe import refuse_other_draws
+    require_folders(models or ())
+    database = database_to_read(storage)
     from studies.records.stored_studies import open_study
 
-    database = database_to_read(storage)
     records = open_study(database, study)
+    with loading_libraries():
+        from optimizer.cli.views.final import print_repeats
+        from optimizer.cli.views.report import study_objective
+        from optimizer.cli.workers.loading import open_plan
+        from optimizer.merging.files.targets import refuse_target
+        from optimizer.trial.ranking import stopped_after
+        from studies.files.artifacts import Artifacts
+        from studies.recipe.recipe import refuse_other_draws
+
     stored = records.study
     chosen = _chosen(records, trial, parsed_weights(weights, study_objective(stored).names), force=force)
-    doubted = _caveat(records, chosen)
+    against = _objections(records, chosen)
     print_repeats(records, [chosen])
     if recipe is not None:
         if output is not None:
@@ -99,7 +102,7 @@ def export(
         if card:
             fail("--card describes an exported file, and --recipe exports none: leave one of them out")
         _write_recipe(stored, chosen, recipe, models, force=force)
-        _print_caveat(doubted)
+        _print_objections(against)
         return
     refuse_other_draws(chosen.recipe.random_operations)
     if chosen.estimated:
@@ -124,7 +127,7 @@ def export(
     console.print(f"wrote {escaped(str(target))} (trial {chosen.number}, {escaped(chosen.title)})", soft_wrap=True)
     if card:
         _write_card(records, chosen, plan, folder, delivery.file, force=force)
-    _print_caveat(doubted)
+    _print_objections(against)
 
 
 def _deliver(
@@ -169,24 +172,19 @@ def _write_card(
         console.print(f"[yellow]note:[/] {escaped(line)}", soft_wrap=True)
 
 
-def _caveat(records: StudyRecords, chosen: StoredTrial) -> str | None:
-    """Return what the final says against taking a merge; None for a parent alone."""
+def _objections(records: StudyRecords, chosen: StoredTrial) -> tuple[str, ...]:
+    """Return what speaks against taking a merge, one text each."""
     from optimizer.cli.views.report import study_objective
-    from optimizer.trial.best import best_of, load_results, objection
+    from optimizer.trial.best import load_results, objections
 
-    objective = study_objective(records.study)
     trials, final = load_results(records)
-    best = best_of(trials, final, objective)
-    if best is None or chosen.origin.parent is not None:
-        return None
-    found = (best.caveat, objection(chosen, final, objective))
-    return "; ".join(each for each in found if each is not None) or None
+    return objections(chosen, trials, final, study_objective(records.study))
 
 
-def _print_caveat(doubted: str | None) -> None:
-    """Print it last, where it is seen."""
-    if doubted is not None:
-        console.print(f"[yellow]note:[/] {escaped(doubted)}", soft_wrap=True)
+def _print_objections(against: Sequence[str]) -> None:
+    """Print them last, where they are seen."""
+    for each in against:
+        console.print(f"[yellow]note:[/] {escaped(each)}", soft_wrap=True)
 
 
 def _write_recipe(
@@ -220,9 +218,9 @@ def _write_recipe(
 
 def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | None, *, force: bool) -> StoredTrial:
     """Return the trial that `--trial` or `--weights` asks for."""
-    from optimizer.cli.views.final import final_lines, finish_command
+    from optimizer.cli.views.final import finish_command
     from optimizer.cli.views.front import print_choice
-    from optimizer.cli.views.report import study_objective
+    from optimizer.cli.views.report import best_claim, study_objective
     from optimizer.trial.best import best_of, load_results
     from studies.records.stored_trials import load_trial
 
@@ -245,15 +243,13 @@ def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | No
         outdated = "the final is outdated, so the best observed trial is exported; hold it again with: "
         console.print(escaped(outdated + finish_command(records)), soft_wrap=True)
     chosen = _merge_of(best, force=force)
-    if best.by == "final" and final is not None:
-        verdict = final_lines(records, final, objective)[0]
-        console.print(escaped(f"best is the final's choice, trial {best.trial.number}; {verdict}"), soft_wrap=True)
+    console.print(f"best: {escaped(best_claim(best, objective))}", soft_wrap=True)
     print_choice(trials, objective, best)
     return chosen
 
 
 def _merge_of(best: Best, *, force: bool) -> StoredTrial:
-    """Return the trial to export; one that lost to a parent in the final only if that is asked for."""
+    """Return the trial to export; a merge that lost in the final, or beside a better parent, only if asked for."""
     if best.refusal is None:
         return best.trial
     merge = best.merge

@@ -19,6 +19,7 @@ from optimizer.cli.common import (
     database_to_read,
     escaped,
     fail,
+    loading_libraries,
 )
 from studies.system.advice import DEFAULT_STORAGE
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from optimizer.insight.compare import Side, StudyComparison
     from optimizer.insight.importance import Findings, Insight
     from optimizer.trial.objective import Objective
-    from studies.records.database import Database
+    from studies.records.study_records import StudyRecords
     from studies.records.values import StoredStudy
 
 BAR_WIDTH = 24  # characters of the longest bar
@@ -47,13 +48,16 @@ def importance(
     import json
 
     from optimizer.cli.commands.difference import require_writable
-    from optimizer.insight.importance import insight
-    from studies.records.stored_studies import open_study
 
     if plot is not None:
         require_writable(plot, force=force)
     database = database_to_read(storage)
+    from studies.records.stored_studies import open_study
+
     records = open_study(database, study)
+    with loading_libraries():
+        from optimizer.insight.importance import insight
+
     found = insight(records, _objective(records.study))
     if plot is not None:
         _draw(plot, found, force=force)
@@ -198,12 +202,16 @@ def compare(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Show two studies side by side, and compare their best trials image by image if their images are comparable."""
-    from optimizer.insight import compare as comparing
-
     if first == second:
         fail(f"{first!r} is named twice: name two different studies")
     database = database_to_read(storage)
-    found = comparing.compare(_side(database, first), _side(database, second))
+    from studies.records.stored_studies import open_study
+
+    before, after = (open_study(database, name) for name in (first, second))
+    with loading_libraries():
+        from optimizer.insight import compare as comparing
+
+    found = comparing.compare(_side(before), _side(after))
     console.print(_overview(found))
     if found.settings:
         console.print(_settings_table(found))
@@ -215,11 +223,9 @@ def compare(
             console.print(f"[yellow]note:[/] {escaped(f'{side.study.name}: {doubted}')}", soft_wrap=True)
 
 
-def _side(database: Database, name: str) -> Side:
+def _side(records: StudyRecords) -> Side:
     from optimizer.insight.compare import load_side
-    from studies.records.stored_studies import open_study
 
-    records = open_study(database, name)
     infos = records.study.spec.infos
     return load_side(records, _objective(records.study), infos)
 

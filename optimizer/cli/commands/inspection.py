@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from basics.names import typed_path
-from optimizer.cli.common import console, errors, escaped
+from optimizer.cli.common import console, errors, escaped, loading_libraries
 
 if TYPE_CHECKING:
     from optimizer.merging.files.checkpoint import Checkpoint
@@ -39,7 +39,11 @@ def inspect(
     """Show a checkpoint's architecture, prediction type, parts, dtypes, hashes, metadata and merge recipe."""
     import json
 
-    from optimizer.merging.files.checkpoint import Checkpoint
+    from optimizer.merging.files.presence import require_checkpoint_at
+
+    require_checkpoint_at(checkpoint)
+    with loading_libraries():
+        from optimizer.merging.files.checkpoint import Checkpoint
 
     opened = Checkpoint.open(checkpoint)
     facts = _facts(opened, check=check)

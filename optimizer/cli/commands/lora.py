@@ -15,7 +15,7 @@ from basics.messages import counted
 from basics.names import typed_path
 from basics.percent import from_percent
 from optimizer.cli.commands.inspection import reading
-from optimizer.cli.common import console, errors, escaped, fail, require_usual, safetensors_target
+from optimizer.cli.common import console, errors, escaped, fail, loading_libraries, require_usual, safetensors_target
 from optimizer.cli.views.help import Commands
 
 if TYPE_CHECKING:
@@ -87,13 +87,18 @@ def extract(
     force: Force = False,
 ) -> None:
     """Write the difference of B from A as a LoRA, and show how much of it the LoRA keeps."""
-    from optimizer.merging.engine.export import atomic_file
-    from optimizer.merging.engine.ingredients import EXPORT_DTYPES
-    from optimizer.merging.files.checkpoint import Checkpoint
-    from optimizer.merging.lora.extract import extract as extract_lora
-    from optimizer.merging.lora.extract import write_lora
+    from optimizer.merging.files.presence import require_checkpoint_at
 
     target = safetensors_target(output)
+    for path in (a, b):
+        require_checkpoint_at(path)
+    with loading_libraries():
+        from optimizer.merging.engine.export import atomic_file
+        from optimizer.merging.engine.ingredients import EXPORT_DTYPES
+        from optimizer.merging.files.checkpoint import Checkpoint
+        from optimizer.merging.lora.extract import extract as extract_lora
+        from optimizer.merging.lora.extract import write_lora
+
     first, second = Checkpoint.open(a), Checkpoint.open(b)
     _refuse_inputs(target, [*first.files, *second.files])
     with atomic_file(target, overwrite=force) as temporary:
@@ -170,13 +175,7 @@ def bake(
     force: Insist = False,
 ) -> None:
     """Add LoRAs to a checkpoint, W + weight * (alpha / rank) * up @ down, and write it as one file."""
-    from optimizer.merging.engine.export import atomic_file, export_layout, write_merge
-    from optimizer.merging.engine.ingredients import Ingredients
-    from optimizer.merging.engine.metadata import merge_metadata
-    from optimizer.merging.files.checkpoint import Checkpoint, total_bytes
-    from optimizer.merging.files.parents import Parents
-    from optimizer.merging.lora.file import Lora
-    from optimizer.rendering.prediction import header_fields_of_merge
+    from optimizer.merging.files.presence import require_checkpoint_at, require_lora_at
     from search_spaces.slots import beyond_usual
 
     target = safetensors_target(output)
@@ -184,6 +183,18 @@ def bake(
     weighted = [_path_and_weight(text) for text in loras]
     unusual = [(path.name, weight, beyond_usual("lora", weight)) for path, weight in weighted]
     require_usual([f"{name} at {weight:g} is {why}" for name, weight, why in unusual if why], force=force)
+    require_checkpoint_at(checkpoint)
+    for path, _ in weighted:
+        require_lora_at(path)
+    with loading_libraries():
+        from optimizer.merging.engine.export import atomic_file, export_layout, write_merge
+        from optimizer.merging.engine.ingredients import Ingredients
+        from optimizer.merging.engine.metadata import merge_metadata
+        from optimizer.merging.files.checkpoint import Checkpoint, total_bytes
+        from optimizer.merging.files.parents import Parents
+        from optimizer.merging.lora.file import Lora
+        from optimizer.rendering.prediction import header_fields_of_merge
+
     base = Checkpoint.open(checkpoint)
     ingredients = Ingredients(Parents.of([base]), tuple(Lora.open(path) for path, _ in weighted))
     _refuse_inputs(target, [*base.files, *(path for lora in ingredients.loras for path in lora.files)])

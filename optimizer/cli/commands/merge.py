@@ -15,7 +15,15 @@ import typer
 from basics.names import is_same, plain, typed_path
 from optimizer.cli.commands.inspection import AUTOV2_DIGITS, reading
 from optimizer.cli.commands.lora import DtypeChoice, Insist, refuse_early, rounding_notes
-from optimizer.cli.common import console, escaped, fail, print_error, require_usual, safetensors_target
+from optimizer.cli.common import (
+    console,
+    escaped,
+    fail,
+    loading_libraries,
+    print_error,
+    require_usual,
+    safetensors_target,
+)
 from optimizer.cli.workers.model_folders import require_folders
 
 if TYPE_CHECKING:
@@ -132,8 +140,6 @@ def merge(
     force: Insist = False,
 ) -> None:
     """Merge checkpoints as a recipe file says, or make a merged file again from its parents."""
-    from optimizer.merging.engine.export import refuse_sources
-
     if show == (output is not None):
         fail("give either -o FILE to merge, or --show to print the recipe")
     if show and (title is not None or device is not None or force):
@@ -143,8 +149,16 @@ def merge(
     given = GivenPaths(parents=parent or (), loras=lora or (), vae=vae, models=models or ())
     if target is not None:
         refuse_early(target, force=force)
+    file = _recipe_file(source, given)
+    with loading_libraries():
+        from optimizer.merging.engine.export import refuse_sources
+
+    if target is not None:
         refuse_sources(target, {"SOURCE": [source]})
-    job = _job(source, given, complete=target is not None, force=force or show)
+    if file is None:
+        job = _from_merged_file(source, given, complete=target is not None)
+    else:
+        job = _from_recipe_file(file, given.models, force=force or show)
     recipe = job.recipe if dtype is None else replace(job.recipe, dtype=dtype.value)
     if target is None:
         _show(source, replace(job, recipe=recipe))
@@ -152,41 +166,68 @@ def merge(
     _write(source, replace(job, recipe=recipe), target, title, _device(device, job.original, source), force=force)
 
 
-def _job(source: Path, given: GivenPaths, *, complete: bool, force: bool) -> MergeJob:
-    """Open the source and the files that it names.
+def _recipe_file(source: Path, given: GivenPaths) -> RecipeFile | None:
+    """Read the source if it is a recipe; None for a merged file, which is only looked for. No tensor is read.
 
-    Args:
-        complete: whether every file must be found; to print a recipe, none is needed.
-        force: whether numbers of a recipe file are taken that merges do not use.
+    Raises:
+        RecipeError: the recipe cannot be read.
+        CheckpointError: a file that it names by its path alone is not there.
     """
     suffix = source.suffix.lower()
     if suffix not in {*RECIPE_SUFFIXES, MERGED_SUFFIX}:
         fail(f"{source} is neither a recipe ({', '.join(RECIPE_SUFFIXES)}) nor a {MERGED_SUFFIX} file by mergetune")
     if suffix == MERGED_SUFFIX:
-        return _from_merged_file(source, given, complete=complete)
+        if not source.is_file():
+            fail(f"no file at {source}: give a recipe, or a {MERGED_SUFFIX} file that mergetune wrote")
+        _require_given(given)
+        return None
     if given.names_files:
         fail(
             f"{source.name} names its own files: --parent, --lora and --vae are for {MERGED_SUFFIX} files; --models "
             "FOLDER finds files that have moved"
         )
-    return _from_recipe_file(source, given.models, force=force)
+    from studies.recipe.file import load_recipe_file
+
+    file = load_recipe_file(source)
+    if not given.models:
+        _require_named_files(file)
+    return file
+
+
+def _require_given(given: GivenPaths) -> None:
+    """Refuse a path of the user's options at which nothing is; a name with `=` in it is told from its path later."""
+    from optimizer.merging.files.presence import require_checkpoint_at
+
+    named = [text.partition("=")[2] for text in (*given.parents, *given.loras) if text.count("=") == 1]
+    for path in (*map(typed_path, named), *([] if given.vae is None else [given.vae])):
+        require_checkpoint_at(path)
+
+
+def _require_named_files(file: RecipeFile) -> None:
+    """Refuse a recipe with a file that is not at its path, where no folder is given in which to look for it."""
+    from optimizer.merging.files.presence import require_checkpoint_at, require_lora_at
+
+    for what, entry in _entries(file):
+        if entry.sha256 is None:
+            (require_lora_at if what.startswith("LoRA") else require_checkpoint_at)(entry.path)
+    _require_found(_to_look_for(file, ()), {}, ())
 
 
 # -------------------------------------------------------------------------------- from a recipe file
 
 
-def _from_recipe_file(path: Path, models: Sequence[Path], *, force: bool) -> MergeJob:
+def _from_recipe_file(recipe_file: RecipeFile, models: Sequence[Path], *, force: bool) -> MergeJob:
     from optimizer.merging.files.change_guard import OpenedFiles
     from optimizer.merging.files.checkpoint import Checkpoint
     from optimizer.merging.files.hash_lookup import Candidate
     from optimizer.merging.files.vae import VaeFile
     from optimizer.merging.lora.file import Lora
     from optimizer.runtime.digest_cache import DigestCache
-    from studies.recipe.file import RecipePaths, load_recipe_file
+    from studies.recipe.file import RecipePaths
     from studies.recipe.recipe import BakedVae, Parent
 
     digests = DigestCache()  # what was hashed to find a file is not hashed again
-    file = _with_moved_files(load_recipe_file(path), models, digests)
+    file = _with_moved_files(recipe_file, models, digests)
     checkpoints = {letter: Checkpoint.open(entry.path) for letter, entry in file.parents.items()}
     loras = [Lora.open(entry.path) for entry in file.loras]
     vae = None if file.vae is None else VaeFile.open(file.vae.path)
@@ -227,20 +268,7 @@ def _with_moved_files(file: RecipeFile, models: Sequence[Path], digests: DigestC
     A file with a sha256 is looked for by it where nothing is at its path or, with `--models`, another file is. One
     without is looked for by its name.
     """
-    from optimizer.merging.files.checkpoint import model_name
-
-    folder = "the VAE" if file.vae is not None and file.vae.path.is_dir() else None  # taken from where it is
-    required = [
-        RequiredFile(
-            what=what,
-            remedy=f"correct its path in the recipe, {entry.path}",
-            name=model_name(entry.path),
-            sha256=entry.sha256,
-            given=entry.path if models and entry.path.exists() else None,
-        )
-        for what, entry in _entries(file)
-        if entry.sha256 is not None and what != folder and (models or not entry.path.exists())
-    ]
+    required = _to_look_for(file, models)
     found = _find_files(required, models, digests, insist=False)
     _require_found(required, found, models)
     paths = {sha256: candidate.path.absolute() for sha256, candidate in found.items()}
@@ -252,6 +280,24 @@ def _with_moved_files(file: RecipeFile, models: Sequence[Path], digests: DigestC
             "vae": moved.get("the VAE"),
         }
     )
+
+
+def _to_look_for(file: RecipeFile, models: Sequence[Path]) -> list[RequiredFile]:
+    """List those of a recipe's files that are known by their sha256, and may be elsewhere than at their path."""
+    from optimizer.merging.files.names import model_name
+
+    folder = "the VAE" if file.vae is not None and file.vae.path.is_dir() else None  # taken from where it is
+    return [
+        RequiredFile(
+            what=what,
+            remedy=f"correct its path in the recipe, {entry.path}",
+            name=model_name(entry.path),
+            sha256=entry.sha256,
+            given=entry.path if models and entry.path.exists() else None,
+        )
+        for what, entry in _entries(file)
+        if entry.sha256 is not None and what != folder and (models or not entry.path.exists())
+    ]
 
 
 def _entries(file: RecipeFile) -> Iterator[tuple[str, FileEntry]]:
@@ -274,8 +320,8 @@ def _moved(what: str, entry: FileEntry, paths: Mapping[str, Path], models: Seque
 
 def _find_by_name(what: str, path: Path, models: Sequence[Path]) -> Path:
     """Return the one model in the folders that has the name of a path."""
-    from optimizer.merging.files.checkpoint import model_name
     from optimizer.merging.files.hash_lookup import candidates
+    from optimizer.merging.files.names import model_name
 
     name, folders = model_name(path), ", ".join(map(str, models))
     every = [candidate.path for folder in models for candidate in candidates(folder, {name})]
@@ -302,6 +348,11 @@ class RequiredFile:
 
 
 def _from_merged_file(path: Path, given: GivenPaths, *, complete: bool) -> MergeJob:
+    """Open the files of a merged file's recipe.
+
+    Args:
+        complete: whether every file must be found; to print a recipe, none is needed.
+    """
     from basics.stamps import Stamp
     from optimizer.merging.engine.metadata import RECIPE_FIELD
     from optimizer.merging.files.change_guard import OpenedFiles
@@ -310,8 +361,6 @@ def _from_merged_file(path: Path, given: GivenPaths, *, complete: bool) -> Merge
     from studies.recipe.file import RecipePaths
     from studies.recipe.recipe import Recipe
 
-    if not path.is_file():
-        fail(f"no file at {path}: give a recipe, or a {MERGED_SUFFIX} file that mergetune wrote")
     _, metadata = read_header(path)
     if RECIPE_FIELD not in metadata:
         fail(f"{path} has no {RECIPE_FIELD} in its metadata, so it was not merged by mergetune: give a recipe file")

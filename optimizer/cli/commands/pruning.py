@@ -16,6 +16,7 @@ from optimizer.cli.common import (
     database_to_change,
     database_to_read,
     escaped,
+    loading_libraries,
 )
 from studies.system.advice import DEFAULT_STORAGE
 
@@ -37,13 +38,15 @@ def prune_artifacts(
     artifacts: ArtifactFolder = None,
 ) -> None:
     """Remove renders, and files that belong to no trial; contact sheets, scores and features stay."""
-    from optimizer.cli.views.report import study_objective
-    from optimizer.upkeep.pruning import find_waste, remove_waste
-    from studies.files.artifacts import Artifacts
+    database = database_to_read(storage) if dry_run else database_to_change(storage)
     from studies.records.stored_studies import open_study
 
-    database = database_to_read(storage) if dry_run else database_to_change(storage)
     records = open_study(database, study)
+    with loading_libraries():
+        from optimizer.cli.views.report import study_objective
+        from optimizer.upkeep.pruning import find_waste, remove_waste
+        from studies.files.artifacts import Artifacts
+
     store = (Artifacts.existing if dry_run else Artifacts.beside)(database.url, artifacts)
     waste = find_waste(records, store, study_objective(records.study), keep.value)
     if not dry_run:

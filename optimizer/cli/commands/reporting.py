@@ -46,14 +46,15 @@ def report(
 ) -> None:
     """Write a study's report: one HTML page with the verdict, the pictures, the figures and every setting."""
     from optimizer.merging.files.targets import refuse_target
-    from optimizer.trial.objective import Objective
-    from studies.files.artifacts import Artifacts
-    from studies.records.stored_studies import open_study
 
     target = output or Path(f"{study}-report.html")
     if target.suffix.lower() not in {".html", ".htm"}:
         fail(f"-o writes an HTML page, got {target}: give a name that ends in .html")
     database = database_to_read(storage)
+    from optimizer.trial.objective import Objective
+    from studies.files.artifacts import Artifacts
+    from studies.records.stored_studies import open_study
+
     records = open_study(database, study)
     spec = records.study.spec
     objective = Objective.of(spec, spec.infos)

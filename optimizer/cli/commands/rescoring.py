@@ -24,7 +24,7 @@ from optimizer.cli.common import (
     read_spec,
     storage_url,
 )
-from optimizer.cli.workers.model_folders import Moved, searched_folders
+from optimizer.cli.workers.model_folders import Moved, require_folders, searched_folders
 from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
@@ -49,19 +49,21 @@ def rescore(
     models: Moved = None,
 ) -> None:
     """Score the stored renders of a study with other scorers or weights, as a new study; nothing is rendered."""
-    from optimizer.cli.views.report import print_study
     from optimizer.cli.workers.loading import hash_with_progress
     from optimizer.cli.workers.session import database_to_work
+
+    url, caches = storage_url(storage), cache_folder(cache)
+    wanted = read_spec(spec)
+    require_folders(models or ())
+    database = database_to_work(url)
+    quiet_optuna()
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study, require_new
 
-    quiet_optuna()
-    url = storage_url(storage)
-    wanted = read_spec(spec)
-    database = database_to_work(url)
     before = open_study(database, study)
     with loading_libraries():
         from optimizer.cli.views.planning import print_plan
+        from optimizer.cli.views.report import print_study
         from optimizer.outcome.other_study import Other
         from optimizer.outcome.rescore import find_rescorable, require_rescorable, require_same_images
         from optimizer.runtime.device_choice import choose_device
@@ -70,7 +72,6 @@ def rescore(
     require_rescorable(wanted, study)
     other = Other(records=before, artifacts=Artifacts.existing(url, artifacts))
     found = find_rescorable(before)
-    caches = cache_folder(cache)
     folders = searched_folders(models, caches)
     plan = make_plan(folders.locate_known(wanted, before.study))
     require_new(database, plan.spec.study)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.messages import counted
 from basics.names import plain, typed_path
 from optimizer.cli.commands import doctor, insight, pruning, reporting, rescoring, whole_studies
 from optimizer.cli.common import (
@@ -32,11 +33,12 @@ from optimizer.cli.common import (
 from optimizer.cli.views.help import Commands
 from optimizer.cli.workers.ending import Notify, notifying
 from optimizer.cli.workers.local_workers import Workers, worker_count
-from optimizer.cli.workers.model_folders import Moved, digest_cache, searched_folders
+from optimizer.cli.workers.model_folders import Moved, digest_cache, require_folders, searched_folders
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
 from studies.system.advice import DEFAULT_STORAGE, advised, quoted
 
 if TYPE_CHECKING:
+    from optimizer.runtime.plan import Plan
     from studies.records.values import Status
 
 app = Commands(help="Check, start, resume and inspect studies.")
@@ -62,9 +64,18 @@ def check(
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
     prompts: Annotated[bool, typer.Option("--prompts", help="Print how each prompt is read.")] = False,
+    timed: Annotated[
+        bool,
+        typer.Option(
+            "--time", help="Render one batch, and print how long the study takes here and how much memory and disk."
+        ),
+    ] = False,
 ) -> None:
     """Check a spec without running it: files, architectures, search space, scorers, warm start; and print its cost."""
+    from optimizer.runtime.named_files import require_files_of
+
     loaded = read_spec(spec)
+    require_files_of(loaded)
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes, print_plan
         from optimizer.cli.views.prompts import print_prompts
@@ -99,8 +110,23 @@ def check(
         with_recipes(plan.spec, plan.blueprint(parents))
         found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
         print_notes(found.notes if found is not None else ())
+    if timed:
+        _print_timing(plan, cache_folder(cache))
     again = advised(f"study start {quoted(str(spec))}", storage_url(storage))
     console.print(f"[green]The spec is fine.[/] Start it with: {escaped(again)}", soft_wrap=True)
+
+
+def _print_timing(plan: Plan, cache: Path) -> None:
+    """Render and score one batch of a study, and print what the study takes here."""
+    from optimizer.cli.views.timing import print_timing
+    from optimizer.cli.workers.loading import hash_with_progress
+    from optimizer.runtime.timing import study_timing, time_batch, timed_batch
+
+    parents = hash_with_progress(plan, digests=digest_cache(cache))
+    images = len(timed_batch(plan.spec.suite, plan.spec.render.batch_size))
+    with console.status(f"loading the models, then rendering {counted(images, 'image')}"):
+        batch = time_batch(plan, parents, cache)
+    print_timing(plan, batch, study_timing(plan, batch))
 
 
 Detach = Annotated[
@@ -159,8 +185,6 @@ def resume(
     notify: Notify = None,
 ) -> None:
     """Continue a study with the sampler, seed and settings that it began with."""
-    from optimizer.cli.views.final import print_repeats
-    from optimizer.cli.views.next_steps import print_next
     from optimizer.cli.workers.loading import load_runtime, open_asked_study, open_unchanged_plan
     from optimizer.cli.workers.session import (
         database_to_work,
@@ -172,18 +196,25 @@ def resume(
         print_report,
         work_on,
     )
+
+    count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
+    require_folders(models or ())
+    file = typed_path(study)
+    spec = read_spec(file) if file.is_file() else None
+    name = plain(study) if spec is None else spec.study
+    monitoring = monitor(context, log_json, metrics)
+    database = database_to_work(url, monitoring)
     from studies.files.artifacts import Artifacts
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study, set_budget
     from studies.records.stored_trials import load_trials
 
-    monitoring = monitor(context, log_json, metrics)
-    count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
-    database, folders = database_to_work(url, monitoring), searched_folders(models, caches)
-    file = typed_path(study)
-    spec = read_spec(file) if file.is_file() else None
-    name = plain(study) if spec is None else spec.study
     records = patiently(lambda: open_study(database, name), monitoring)
+    with loading_libraries():
+        from optimizer.cli.views.final import print_repeats
+        from optimizer.cli.views.next_steps import print_next
+
+        folders = searched_folders(models, caches)
     budget = records.study.spec.budget if spec is None else spec.budget
     if trials is not None:
         budget = budget.model_copy(update={"trials": trials})
@@ -229,24 +260,27 @@ def finish(
     metrics: MetricsAddress = None,
 ) -> None:
     """Hold the final now: render the best trials and the parents with prompts or seeds that the search never saw."""
-    from optimizer.cli.views.final import finish_study
-    from optimizer.cli.views.next_steps import print_next
-    from optimizer.cli.views.progress import OutageReporter
-    from optimizer.cli.views.report import print_study, study_objective
-    from optimizer.cli.views.study_page import describe_study
     from optimizer.cli.workers.loading import load_stored_study
     from optimizer.cli.workers.session import database_to_work, print_report, retry_for
-    from optimizer.search.shortlist import by_value
-    from studies.files.artifacts import Artifacts
-    from studies.records.stored_studies import open_study
-    from studies.records.stored_trials import load_trials
 
+    require_folders(models or ())
     monitoring = monitor(context, log_json, metrics)
     database = database_to_work(storage, monitoring)
+    from studies.records.stored_studies import open_study
+
     records = open_study(database, study)
-    objective = study_objective(records.study)
     with loading_libraries():
+        from optimizer.cli.views.final import finish_study
+        from optimizer.cli.views.next_steps import print_next
+        from optimizer.cli.views.progress import OutageReporter
+        from optimizer.cli.views.report import print_study, study_objective
+        from optimizer.cli.views.study_page import describe_study
         from optimizer.outcome.final import choose_finalists
+        from optimizer.search.shortlist import by_value
+        from studies.files.artifacts import Artifacts
+        from studies.records.stored_trials import load_trials
+
+    objective = study_objective(records.study)
     choose_finalists(load_trials(records), objective, by_value(objective), records.study.spec.final)
     caches = cache_folder(cache)  # after the checks, because loading takes long
     runtime = load_stored_study(records.study, searched_folders(models, caches), caches)
@@ -261,9 +295,11 @@ def finish(
 @app.command(name="list")
 def list_studies(storage: Storage = DEFAULT_STORAGE) -> None:
     """List the studies of a database."""
-    from optimizer.cli.views.report import studies_table
+    database = database_to_read(storage)
+    with loading_libraries():
+        from optimizer.cli.views.report import studies_table
 
-    console.print(studies_table(database_to_read(storage)))
+    console.print(studies_table(database))
 
 
 @app.command()
@@ -274,10 +310,13 @@ def show(
     weights: Weights = None,
 ) -> None:
     """Show a study's results: parents, best trial, gains with their intervals, final, failures."""
-    from optimizer.cli.views.report import print_study, study_objective
+    database = database_to_read(storage)
     from studies.records.stored_studies import open_study
 
-    records = open_study(database_to_read(storage), study)
+    records = open_study(database, study)
+    with loading_libraries():
+        from optimizer.cli.views.report import print_study, study_objective
+
     objectives = study_objective(records.study).names
     print_study(records, every_trial=trials, weights=parsed_weights(weights, objectives))
 
@@ -286,11 +325,16 @@ def show(
 def migrate(storage: Storage = DEFAULT_STORAGE) -> None:
     """Bring a database to this version's schema, or make its tables; studies and trials stay as they are."""
     from optimizer.cli.workers.session import patiently
+    from studies.system.database_files import require_database_file
+    from studies.system.database_url import database_file, redacted
+
+    url = storage_url(storage)
+    if (file := database_file(url)) is not None:
+        require_database_file(file, create=True)
     from studies.records.database import current_schema, open_database, stored_schema
     from studies.records.network_shares import require_local
-    from studies.system.database_url import redacted
 
-    url, wanted = storage_url(storage), current_schema()
+    wanted = current_schema()
     require_local(url)
     before = patiently(lambda: stored_schema(url))
     patiently(lambda: open_database(url)).close()
@@ -321,10 +365,10 @@ def _ask(study: str, storage: str, status: Status, effect: str) -> None:
     Args:
         effect: what will happen, for the message.
     """
+    database = database_to_change(storage)
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study
 
-    database = database_to_change(storage)
     records = open_study(database, study)
     set_status(records, status)
     options = " --detach" if status == "paused" else ""
@@ -341,10 +385,10 @@ def priority(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Set which study comes first for workers that serve several."""
+    database = database_to_change(storage)
     from studies.records.control import set_priority
     from studies.records.stored_studies import open_study
 
-    database = database_to_change(storage)
     records = open_study(database, study)
     set_priority(records, number)
     console.print(f"{escaped(records.study.name)} has priority {number}")

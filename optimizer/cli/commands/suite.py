@@ -10,7 +10,7 @@ import typer
 
 from basics.messages import counted
 from basics.names import typed_path
-from optimizer.cli.common import console, errors, escaped, fail
+from optimizer.cli.common import console, errors, escaped, fail, loading_libraries
 from optimizer.cli.views.help import Commands
 
 if TYPE_CHECKING:
@@ -53,17 +53,18 @@ def import_folder(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a `suite:` section with the settings of published pictures: PNG, JPEG, WebP and .txt files."""
-    from optimizer.rendering.published import left_out
-    from studies.spec.published.files import read_published
-    from studies.spec.published.settings import PublishedError
-    from studies.spec.published.suites import one_suite, suite_section
-
     to_stdout = output == STDOUT
     if not folder.is_dir():
         fail(f"{folder} is no folder: give a folder of pictures that have their settings in them")
     if not to_stdout and output.exists() and not force:
         fail(f"{output} exists already: give another name, or --force to replace it")
     files = _files(folder, recursive=recursive)
+    with loading_libraries():
+        from optimizer.rendering.published import left_out
+        from studies.spec.published.files import read_published
+        from studies.spec.published.settings import PublishedError
+        from studies.spec.published.suites import one_suite, suite_section
+
     found: list[tuple[str, PublishedSettings]] = []
     for path in files:
         try:

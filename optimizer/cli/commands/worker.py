@@ -28,9 +28,9 @@ def worker(
     metrics: MetricsAddress = None,
 ) -> None:
     """Work on the trials of every active study whose files can be found, until stopped."""
-    quiet_optuna()
     monitoring = monitor(context, log_json, metrics)
     assignment, database = assigned(storage, study, models, artifacts, cache, monitoring)
+    quiet_optuna()
     with stopping() as stop:
         assignment = replace(assignment, until_done=until_done, finals=not no_final)
         finished = assignment.worker(database, stop, monitoring).run()

@@ -14,13 +14,13 @@ from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
-from optimizer.trial.best import choice_of
+from optimizer.trial.best import role_in_final
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.repeats import note_of_repeats
-from optimizer.trial.verdict import is_better, suspicion
+from optimizer.trial.verdict import suspicion
 from studies.files.artifacts import RenderFile, render_file
-from studies.records.finals import Final, Finalist, lacks_final, store_final
+from studies.records.finals import Final, lacks_final, store_final
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
@@ -116,21 +116,13 @@ def _save_sheet(
     by_number = {trial.number: trial for trial in trials}
     for finalist in final.finalists:
         if finalist.number in pictures:
-            heading = column_heading(
-                stored, by_number[finalist.number], finalist.held_out, objective, _role(finalist, final)
-            )
+            trial, role = by_number[finalist.number], role_in_final(final, finalist)
+            heading = column_heading(stored, trial, finalist.held_out, objective, role)
             columns.append((heading, pictures[finalist.number]))
     captions = row_captions(stored.spec.held_out)
     title = f"{stored.name}, the final: renders that the search never saw, and held-out gains"
     sheet = comparison_sheet(title, columns, captions, blocks=min(2, -(-len(captions) // 8)), thumbnails=True)
     return artifacts.save_picture(stored.name, stored.key, "final", sheet)
-
-
-def _role(finalist: Finalist, final: Final) -> str:
-    """Say whether the final chose this trial, or found it to be the best merge while a parent is better."""
-    if final.winner is not None and finalist.number == choice_of(final):
-        return "chosen"
-    return "best merge" if finalist.chosen else ""
 
 
 @contextmanager
@@ -215,7 +207,7 @@ def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Repo
     for candidate in final.candidates:
         cells = [_cell(candidate.in_sample, names), _cell(candidate.held_out, names)]
         cells += [_cell(candidate.held_out, (name,)) for name in scorers]
-        role = _role(candidate, final)
+        role = role_in_final(final, candidate)
         state = "failed" if candidate.failure is not None else f"[bold]{role}[/]" if role else ""
         table.add_row(str(candidate.number), escaped(str(candidate.origin)), *cells, state)
     return table
@@ -234,27 +226,24 @@ def _images(stored: StoredStudy) -> int:
 
 
 def final_lines(records: StudyRecords, final: Final, objective: Objective) -> list[str]:
-    """Return the verdict, then what failed, then what looks gamed; one line each."""
-    lines = [_verdict(records, final, objective)]
+    """Return what the final found, then what failed, then what looks gamed; one line each.
+
+    Whether the gain is sure is said of the best trial: see `best_in_words`.
+    """
+    lines = list(_found(records, final, objective))
     failed = [finalist for finalist in final.finalists if finalist.failure is not None]
     lines += [f"trial {trial.number} ({trial.origin}) failed in the final: {trial.failure}" for trial in failed]
     suspected = [(trial, suspicion(trial, objective)) for trial in final.candidates]
     return lines + [f"trial {trial.number} looks gamed: {reason}" for trial, reason in suspected if reason is not None]
 
 
-def _verdict(records: StudyRecords, final: Final, objective: Objective) -> str:
+def _found(records: StudyRecords, final: Final, objective: Objective) -> Iterator[str]:
+    """Yield the gain of the best merge, or how to choose where there are several objectives."""
     winner = final.winner
-    if winner is None:
-        if objective.terms:
-            return "every candidate failed in the final, so none is chosen"
+    if winner is not None:
+        gain, among = winner.held_out[SINGLE], counted(len(final.candidates), "candidate")
+        gained = f"held-out gain: objective {gain_text(gain)} over parent {gain.parent}"
+        yield f"{gained}, of trial {winner.number}, the best of {among}"
+    elif not objective.terms:
         command = advised(f'export "{records.study.name}" --trial N', records.database.url)
-        return f"several objectives have no single winner: choose a trial with `{command}`"
-    gain = winner.held_out[SINGLE]
-    gained = f"held-out gain: objective {gain_text(gain)} over parent {gain.parent}"
-    if not is_better(gain):
-        return (
-            f"no merge beats parent {gain.parent} in the final: parent {gain.parent} is the better model; {gained}, "
-            f"of the best merge there, trial {winner.number}"
-        )
-    unsure = "" if gain.low is None or gain.low > 0 else "; its interval reaches below 0, so it may be luck"
-    return f"{gained}, of trial {winner.number}, chosen among {len(final.candidates)}{unsure}"
+        yield f"several objectives have no single winner: choose a trial with `{command}`"

@@ -49,8 +49,8 @@ def print_choice(trials: Sequence[StoredTrial], objective: Objective, best: Best
         return
     number = best.trial.number
     others = ", ".join(str(trial.number) for trial in best_trials(trials, objective) if trial.number != number)
-    by = "its knee" if best.by == "knee" else "these weights"
+    by = {"knee": " by its knee", "weights": " by these weights"}.get(best.by, "")
     rest = f"; choose another with --trial: {others}" if others else ""
     over = ", ".join(str(trial.number) for trial in best.passed_over)
     passed = f"; passed over, as they surely lose to the better parent in an objective: {over}" if over else ""
-    console.print(escaped(f"best of the front by {by} is trial {number}{passed}{rest}"), soft_wrap=True)
+    console.print(escaped(f"best of the front{by} is trial {number}{passed}{rest}"), soft_wrap=True)

@@ -23,9 +23,8 @@ def next_commands(records: StudyRecords, trials: Sequence[StoredTrial], best: Be
     if ended and lacks_final(records, trials):
         commands.append(finish_command(records))
     commands.append(advised(f'study show "{name}"', url))
-    if best is not None and best.merge is not None:
-        options = "" if best.refusal is None else f" --trial {best.merge.number}"
-        commands.append(advised(f'export "{name}"', url, options))
+    if best is not None and best.refusal is None:
+        commands.append(advised(f'export "{name}"', url))
     return commands
 
 

@@ -9,20 +9,18 @@ import torch
 
 from basics.messages import counted
 from optimizer.cli.common import console, escaped
+from optimizer.cli.views.search_space import space_in_words
 from optimizer.cli.views.tables import ReportTable
 from optimizer.merging.files.checkpoint import letters, total_bytes
-from optimizer.rendering.prediction import EPSILON, Prediction
-from optimizer.rendering.sampling.second_pass import calls_of_passes
+from optimizer.rendering.prediction import EPSILON
 from optimizer.rendering.tiles import TILE, tiled_sizes
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.residence import Residence
+from optimizer.runtime.timing import unet_passes
 from studies.spec.hires import HiresSettings
 from studies.spec.presets import PRESETS, PresetName
-from studies.spec.samplers import ProgramName, Sampling
 from studies.spec.search import RacingSettings
 from studies.spec.suite import SuiteItem, SuiteSettings
-
-GUIDED_PASSES = 2  # classifier-free guidance runs the U-Net with and without the prompt
 
 
 def print_plan(plan: Plan, device: torch.device, residence: Residence | None = None) -> None:
@@ -42,6 +40,8 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
     names = ", ".join(parameter.name for parameter in plan.space.parameters)
     coarse = ", by section at first" if plan.space.settings.begins_coarse else ""
     table.add_row("search", f"{method}, {counted(len(plan.space.parameters), 'number')}{coarse}: {escaped(names)}")
+    for title, words in space_in_words(plan.space):
+        table.add_row(title, escaped(words))
     sizes = ", ".join(sorted({f"{item.width}x{item.height}" for item in items}))
     table.add_row(
         "suite",
@@ -150,16 +150,6 @@ def preset_in_words(suite: SuiteSettings, name: PresetName) -> str:
 
 def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def unet_passes(sampling: Sampling, prediction: Prediction, program: ProgramName) -> int:
-    """Return how often the U-Net sees an image, in both passes if there are two.
-
-    Args:
-        prediction, program: see `calls_of_passes`.
-    """
-    calls = sum(calls_of_passes(sampling, prediction, program))
-    return calls * ((GUIDED_PASSES if sampling.is_guided else 1) + (sampling.pag.scale > 0))
 
 
 def cost(plan: Plan) -> str:

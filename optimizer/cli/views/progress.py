@@ -24,7 +24,7 @@ from optimizer.observe.events import (
 )
 from optimizer.search.depth.ties import split_of
 from optimizer.search.stopping import own_trials
-from optimizer.trial.gain_text import gain_text
+from optimizer.trial.gain_text import gain_text, signed
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_gains, stopped_after
 from studies.records.cached_reads import CachedTrials
@@ -150,7 +150,7 @@ class ProgressReporter:
             return f"{trial.origin} {stopped_after(trial, self._items)}: {values}"
         values = ", ".join(
             f"{name} {trial.objectives[name]:.4g}"
-            + (f" gain {trial.gains[name].value:+.3g}" if name in trial.gains else "")
+            + (f" gain {signed(trial.gains[name].value)}" if name in trial.gains else "")
             for name in self._names
         )
         return f"{trial.origin}: {values}"

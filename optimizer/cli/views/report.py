@@ -14,12 +14,13 @@ from optimizer.cli.views.front import print_front
 from optimizer.cli.views.tables import ReportTable
 from optimizer.search.depth.ties import split_before, split_in_words
 from optimizer.search.stopping import own_trials, stored_end
-from optimizer.trial.best import Best, best_of, load_results
+from optimizer.trial.best import BEST_MERGE, REASONS, Best, best_of, load_results
 from optimizer.trial.front import check_weights
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
 from optimizer.trial.stored_scores import trial_scores
+from optimizer.trial.verdict import is_ahead
 from scorers.protocol import ScorerInfo
 from studies.errors import StudyError
 from studies.records import optuna_studies, stored_studies
@@ -68,15 +69,20 @@ def _study_row(records: StudyRecords, workers: int) -> tuple[str, ...]:
 
 
 def best_in_words(best: Best, objective: Objective) -> str:
-    """Return which trial is the best, who says so, and its gains; a gain that the final refuted is not named."""
+    """Return which trial is the best, who says so, its gains, and what speaks against it."""
+    claim = best_claim(best, objective)
+    return claim if best.caveat is None else f"{claim}; {best.caveat}"
+
+
+def best_claim(best: Best, objective: Objective) -> str:
+    """Return which trial is the best, who says so, and its gains; those that the final refuted are not named."""
     trial = best.trial
     named = f"{trial.origin if trial.origin.parent is not None else f'trial {trial.number}'} ({best.reason})"
-    if best.held_out and best.caveat is not None:
-        return f"{named}: no sure gain; {best.caveat}"
-    gains = {name: gain_text(best.gains[name]) for name in objective.names if name in best.gains}
-    found = ", ".join(gain if name == SINGLE else f"{name} {gain}" for name, gain in gains.items())
-    told = f"{named}: {found} {'held out' if best.held_out else 'in the search'}" if found else named
-    return told if best.caveat is None else f"{told}; {best.caveat}"
+    gains = {name: best.gains[name] for name in objective.names if name in best.gains}
+    if best.held_out and not any(map(is_ahead, gains.values())):
+        return f"{named}: no sure gain"
+    told = [gain_text(gain) if name == SINGLE else f"{name} {gain_text(gain)}" for name, gain in gains.items()]
+    return f"{named}: {', '.join(told)} {'held out' if best.held_out else 'in the search'}" if told else named
 
 
 def _status(records: StudyRecords, trials: Sequence[StoredTrial], workers: int) -> str:
@@ -179,11 +185,11 @@ def _roles(trials: Sequence[StoredTrial], objective: Objective, best: Best | Non
     """Map the number of a trial to what it is among the best; the best trial itself is called so and no other is."""
     if best is None:
         return {}
-    roles = {trial.number: "best observed" for trial in best_trials(trials, objective)}
+    roles = {trial.number: REASONS["observed"].text for trial in best_trials(trials, objective)}
     if len(objective.names) > 1:
         roles = dict.fromkeys(roles, "front")
-    if best.merge is not None and not best.merge_is_best and best.by == "final":
-        roles[best.merge.number] = "best merge in the final"
+    if best.merge is not None and not best.merge_is_best:
+        roles[best.merge.number] = BEST_MERGE
     return roles | {best.trial.number: f"best ({best.reason})"}
 
 
@@ -216,9 +222,9 @@ def _scores_table(
 def _score_cell(trial: StoredTrial, name: str, value: float | None) -> str:
     if value is None:  # it looks at none of the images
         return "-"
-    gain = trial.gains.get(name)
+    gain = trial.gains_over_others.get(name)
     text = value_text(value, trial.errors.get(name))
-    return text if gain is None or trial.origin.parent == gain.parent else f"{text}\n{gain_text(gain)}"
+    return text if gain is None else f"{text}\n{gain_text(gain)}"
 
 
 def value_text(value: float, error: float | None) -> str:
@@ -237,7 +243,8 @@ def _trials_table(study: StoredStudy, trials: Sequence[StoredTrial], objective: 
             mark + value_text(trial.objectives[name], trial.errors.get(name)) if name in trial.objectives else ""
             for name in objective.names
         ]
-        gain = "; ".join(gain_text(trial.gains[name]) for name in objective.names if name in trial.gains)
+        gains = trial.gains_over_others
+        gain = "; ".join(gain_text(gains[name]) for name in objective.names if name in gains)
         seconds = f"{sum(trial.seconds.values()):.1f}" if trial.seconds else ""
         table.add_row(
             str(trial.number), escaped(trial.title), stopped_after(trial, items) or trial.state, *values, gain, seconds

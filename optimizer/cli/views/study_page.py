@@ -42,7 +42,7 @@ def describe_study(records: StudyRecords, artifacts: Artifacts) -> None:
     store_trial_names(
         records.database, number, {trial.number: trial.name for trial in trials if trial.state != "running"}
     )
-    pictures = _pictures(records, artifacts)
+    pictures = _pictures(records, artifacts, searching=final is None or final.is_outdated(trials))
     known = storage.get_study_system_attrs(number)
     for title, file in pictures.items():
         for key, value in picture_attributes(file, title).items():
@@ -56,14 +56,18 @@ def describe_study(records: StudyRecords, artifacts: Artifacts) -> None:
     save_figures(records, objective)
 
 
-def _pictures(records: StudyRecords, artifacts: Artifacts) -> dict[str, str]:
-    """Map the titles of the study's pictures that are stored to their files."""
+def _pictures(records: StudyRecords, artifacts: Artifacts, *, searching: bool) -> dict[str, str]:
+    """Map the titles of the study's pictures that are stored to their files.
+
+    Args:
+        searching: whether no final holds; once one does, the latest of the search is no longer shown.
+    """
     study = records.study
     kinds: tuple[PictureKind, ...] = get_args(PictureKind)
     return {
         PICTURES.get(shows, shows): picture_name(study.name, study.key, shows)
         for shows in kinds
-        if artifacts.has_picture(study.name, study.key, shows)
+        if (searching or shows != "latest") and artifacts.has_picture(study.name, study.key, shows)
     }
 
 

@@ -20,10 +20,10 @@ from optimizer.cli.common import (
     loading_libraries,
     patience_seconds,
     print_error,
-    storage_url,
+    stored_url,
 )
 from optimizer.cli.workers.loading import load_runtime, open_unchanged_plan
-from optimizer.cli.workers.model_folders import MODELS_VARIABLE, model_folders
+from optimizer.cli.workers.model_folders import MODELS_VARIABLE, model_folders, require_folders
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
 from optimizer.cli.workers.session import database_to_work, patiently
 
@@ -105,11 +105,13 @@ def assigned(
         DatabaseError: the database cannot be used.
         DatabaseLostError: it is away, and stayed away.
     """
-    from studies.records.stored_studies import open_study
     from studies.system.database_url import database_file
 
-    url, caches = storage_url(storage), cache_folder(cache)
+    url, caches = stored_url(storage), cache_folder(cache)
+    require_folders(models or ())
     database = database_to_work(url, monitoring)
+    from studies.records.stored_studies import open_study
+
     chosen = frozenset(patiently(lambda: [open_study(database, name).study.name for name in names or ()], monitoring))
     folders = model_folders(models, caches)
     if not folders.folders and not names and database_file(url) is None:

@@ -75,10 +75,10 @@ def _of_environment() -> list[Path]:
 
 
 def _folders(folders: Sequence[Path], caches: Path, *, exclusive: bool) -> ModelFolders:
+    require_folders(folders)
     import studies.demo
     from optimizer.runtime.model_files import ModelFolders
 
-    require_folders(folders)
     return ModelFolders(
         folders=tuple(dict.fromkeys(folder.resolve() for folder in folders)),
         digests=digest_cache(caches),

@@ -54,8 +54,8 @@ def _prepare(
     spec: Path, url: str, cache: Path, artifacts: str | Path | None, choose: Callable[[Plan], torch.device]
 ) -> NewStudy:
     """Read and check a spec, hash its parents, and find the trials that the study begins with."""
-    quiet_optuna()
     wanted, database = _new_spec(spec, url)
+    quiet_optuna()
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes, print_plan
         from optimizer.outcome.other_study import require_other_study
@@ -81,13 +81,16 @@ def _prepare(
 
 def _new_spec(file: Path, url: str) -> tuple[StudySpec, Database | None]:
     """Read a spec, whose study must be new, and open the database; None if its file does not exist yet."""
+    from optimizer.runtime.named_files import require_files_of
+    from studies.system.database_url import database_file
+
+    spec, sqlite_file = read_spec(file), database_file(url)
+    require_files_of(spec)
     from studies.records.database import open_database
     from studies.records.network_shares import require_local
     from studies.records.stored_studies import require_new, require_storable
-    from studies.system.database_url import database_file
 
     require_local(url)
-    spec, sqlite_file = read_spec(file), database_file(url)
     if sqlite_file is not None and not sqlite_file.exists():
         return spec, None
 

@@ -19,6 +19,7 @@ from optimizer.cli.common import (
     interactive,
     patience_seconds,
     quiet_optuna,
+    stored_url,
 )
 from optimizer.cli.process import STOPPING
 from optimizer.cli.workers.model_folders import models_option
@@ -104,10 +105,10 @@ def work_on(
         final_after(records, runtime, folder, reporter)
     print_outcome(records, artifacts)
     describe_study(records, folder)
+    print_report(records, folder)  # of a study that was stopped, too: the report of an earlier end no longer holds
     if stopped:
         console.print(escaped(f"Stopped. Continue with: {_resume_command(records, models)}"), soft_wrap=True)
         return False
-    print_report(records, folder)
     if finished == 0:
         print_end(records, models)
     print_next(records)
@@ -155,7 +156,8 @@ def database_to_work(storage: str, monitoring: Monitoring = UNMONITORED) -> Data
         DatabaseError: as `database_to_change`.
         DatabaseLostError: it stayed away.
     """
-    return patiently(lambda: database_to_change(storage), monitoring)
+    url = stored_url(storage)
+    return patiently(lambda: database_to_change(url), monitoring)
 
 
 def patiently(action: Callable[[], T], monitoring: Monitoring = UNMONITORED) -> T:
@@ -203,7 +205,7 @@ def print_outcome(records: StudyRecords, artifacts: str | Path | None) -> None:
 
 
 def print_report(records: StudyRecords, artifacts: Artifacts) -> None:
-    """Write the report of a study that has ended, and print where it is."""
+    """Write the report of a study that has ended or was stopped, and print where it is."""
     from optimizer.cli.views.report import study_objective
     from optimizer.report.page import save_report
 

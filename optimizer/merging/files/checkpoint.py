@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Final
 
 from torch import Tensor
 
@@ -21,8 +20,10 @@ from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_family
 from optimizer.merging.files.canonical import canonical
 from optimizer.merging.files.diffusers_folder import diffusers_source
+from optimizer.merging.files.names import TORCH_SUFFIXES, model_name
 from optimizer.merging.files.pickles import torch_source
 from optimizer.merging.files.prefixes import without_wrappers
+from optimizer.merging.files.presence import require_checkpoint_at, require_utf8_name
 from optimizer.merging.files.sources import (
     DTYPE_NAMES,
     DTYPES,
@@ -32,7 +33,6 @@ from optimizer.merging.files.sources import (
     data_hash,
     legacy_hash,
     read_header,
-    require_utf8_name,
     safetensors_source,
     sha256_of_model,
 )
@@ -63,9 +63,6 @@ __all__ = [
     "read_header",
     "total_bytes",
 ]
-
-TORCH_SUFFIXES: Final = frozenset({".ckpt", ".pt", ".pth"})
-SAFETENSORS_SUFFIX: Final = ".safetensors"
 
 
 class Checkpoint:
@@ -202,12 +199,6 @@ class Checkpoint:
         return data_hash(self.path) if _is_safetensors(self.path) else None
 
 
-def model_name(path: Path) -> str:
-    """Return a checkpoint's display name: that of the file without its suffix, or that of the folder."""
-    has_suffix = path.suffix.lower() in {SAFETENSORS_SUFFIX, *TORCH_SUFFIXES} and not path.is_dir()
-    return path.stem if has_suffix else path.name
-
-
 def open_source(path: Path, wanted: str = "a checkpoint") -> Source:
     """Open a file or folder, in the format that its suffix names, with the tensors under their stored names.
 
@@ -220,10 +211,7 @@ def open_source(path: Path, wanted: str = "a checkpoint") -> Source:
         CheckpointError: it is missing, of an unknown format, damaged, truncated, holds code to run, or its name is not
             UTF-8.
     """
-    if not path.exists():
-        raise CheckpointError(
-            f"no checkpoint at {path}: give the path of a .safetensors or .ckpt file, or of a diffusers folder"
-        )
+    require_checkpoint_at(path)
     require_utf8_name(path)
     if path.is_dir():
         return diffusers_source(path)

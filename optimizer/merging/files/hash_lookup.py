@@ -12,8 +12,9 @@ from basics.names import plain
 from basics.stamps import Stamp
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.change_guard import stamps_of
-from optimizer.merging.files.checkpoint import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, model_name, open_source
+from optimizer.merging.files.checkpoint import open_source
 from optimizer.merging.files.diffusers_folder import INDEX
+from optimizer.merging.files.names import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, model_name
 from optimizer.merging.files.sources import sha256_of_model
 from studies.recipe.lora_files import files_of_lora
 

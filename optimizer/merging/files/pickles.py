@@ -33,7 +33,8 @@ from basics.foreign import (
 from basics.messages import counted
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.contents import holds_tensors, other_content
-from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Stored, abbreviated, require_utf8_name
+from optimizer.merging.files.presence import require_utf8_name
+from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Stored, abbreviated
 
 HARMLESS_OWNERS = ("pytorch_lightning.", "lightning.", "lightning_fabric.")
 ZIP_MAGIC = b"PK\x03\x04"

@@ -7,7 +7,6 @@ the names mean is decided in canonical.py, by the same rules for every file form
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from basics.foreign import MODEL_BYTES, in_place_of_model, parse_json
 from basics.messages import first_line
 from basics.texts import shortened
 from optimizer.errors import CheckpointError
+from optimizer.merging.files.presence import require_utf8_name
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -116,22 +116,6 @@ class Source:
     tensors: Mapping[str, Stored]
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what was ignored or chosen, one line each
-
-
-def require_utf8_name(path: Path) -> None:
-    """Refuse a path whose bytes are not UTF-8, such as a Shift-JIS name on Linux: safetensors cannot open it.
-
-    Raises:
-        CheckpointError: it is not.
-    """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        readable = os.fsencode(path).decode("utf-8", "backslashreplace")
-        raise CheckpointError(
-            f"{readable}: this name is not UTF-8 (perhaps Shift-JIS or Latin-1), the file itself may be whole: rename "
-            "the file or folder"
-        ) from error
 
 
 def safetensors_source(path: Path) -> Source:

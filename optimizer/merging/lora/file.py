@@ -22,10 +22,11 @@ from torch import Tensor
 
 from basics.messages import counted
 from optimizer.errors import LoraError
-from optimizer.merging.files.checkpoint import TORCH_SUFFIXES
 from optimizer.merging.files.layout import LiveView
+from optimizer.merging.files.names import TORCH_SUFFIXES
 from optimizer.merging.files.pickles import torch_source
 from optimizer.merging.files.prefixes import without_wrappers
+from optimizer.merging.files.presence import require_lora_at
 from optimizer.merging.files.quantised import quantisation
 from optimizer.merging.files.sources import Source, TensorInfo, abbreviated, safetensors_source, sha256_of_model
 from optimizer.merging.lora.factors import Factors, by, composed, without_1x1_kernel
@@ -73,10 +74,7 @@ class Lora:
             LoraError: it is missing, not a LoRA, another kind of adapter, quantised, or incomplete.
             CheckpointError: it cannot be read, is truncated, or holds code to run.
         """
-        if path.is_dir():
-            raise LoraError(f"no LoRA at {path}, a folder: give the file in it, such as adapter_model.safetensors")
-        if not path.is_file():
-            raise LoraError(f"no LoRA at {path}: give the path of a .safetensors file, or of one of torch.save")
+        require_lora_at(path)
         files = files_of_lora(path)
         source = _source(path)
         strength = strength_of(path, source.metadata)

@@ -23,6 +23,7 @@ from basics.messages import counted, nearest
 from optimizer.errors import CheckpointError, PromptError
 from optimizer.merging.files.pickles import torch_content
 from optimizer.merging.files.sources import abbreviated, safetensors_source
+from optimizer.rendering.folders import require_embeddings_at
 from studies.spec.embedding_files import embedding_names
 
 MOST_VECTORS = 75  # what a chunk holds
@@ -51,8 +52,8 @@ class InversionFolder:
     """
 
     def __init__(self, folder: Path | None, widths: Mapping[str, int | None]) -> None:
-        if folder is not None and not folder.is_dir():
-            raise PromptError(f"embeddings: {folder} is no folder: name the folder that the embeddings are in")
+        if folder is not None:
+            require_embeddings_at(folder)
         self.folder, self.widths = folder, widths
         self.names = {} if folder is None else embedding_names(folder)
 

@@ -10,7 +10,8 @@
   let current = 0;
 
   const option = (text, value) => new Option(text, value);
-  const describe = (row) => `${row.dataset.prompt} · ${row.dataset.text.slice(0, 80)} · seed ${row.dataset.seed}`;
+  const textOf = (row) => row.closest(".prompt").querySelector(".words").textContent;
+  const describe = (row) => `${row.dataset.prompt} · ${textOf(row).slice(0, 80)} · seed ${row.dataset.seed}`;
   rows.forEach((row, index) => byId("which").add(option(describe(row), index)));
 
   const zoomable = (picture) => {
@@ -76,7 +77,7 @@
     zoomed = { row: (index + rows.length) % rows.length, column: picture.dataset.column };
     byId("zoomed").src = picture.src;
     byId("zoomed").alt = picture.alt;
-    byId("zoom-caption").textContent = `${picture.dataset.column} · ${row.dataset.text} · seed ${row.dataset.seed}`;
+    byId("zoom-caption").textContent = `${picture.dataset.column} · ${textOf(row)} · seed ${row.dataset.seed}`;
     if (!byId("zoom").open) byId("zoom").showModal();
   };
   const step = (by) => {

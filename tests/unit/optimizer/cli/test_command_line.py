@@ -76,6 +76,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         *(f"study {name}" for name in STUDY_COMMANDS),
         "cluster",
         *(f"cluster {name}" for name in ("start", "status", "stop")),
+        "init",
         "demo",
         "worker",
         "dashboard",

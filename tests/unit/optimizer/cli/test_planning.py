@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from optimizer.cli.views.planning import preset_in_words, sampling_in_words, unet_passes
+from optimizer.cli.views.planning import preset_in_words, sampling_in_words
 from optimizer.rendering.prediction import EPSILON
+from optimizer.runtime.timing import unet_passes
 from studies.spec.suite import SuiteSettings
 
 

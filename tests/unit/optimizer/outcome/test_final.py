@@ -175,7 +175,7 @@ class TestSuspicion:
     def test_a_gain_that_is_surely_a_loss_held_out_is_named(self) -> None:
         (told,) = suspicions(final(shown([0.0, 0.1, 0.2, 0.1])))
         assert told is not None
-        assert "during the search" in told
+        assert "in the search is a loss to parent B in the objective" in told
 
     def test_a_gain_that_may_be_a_loss_held_out_is_not(self) -> None:
         assert suspicions(final(shown([0.0, 5.0, 0.0, 2.0]))) == [None]
@@ -185,6 +185,13 @@ class TestSuspicion:
         assert told is not None
         assert "charm" in told
         assert "noise" not in told
+
+    def test_each_loss_is_told_of_its_own_parent(self) -> None:
+        parents = {"A": shown([1.0, 1.1, 0.9, 1.0], [1.0] * 4), "B": shown([9.0, 9.1, 8.9, 9.0], [9.0] * 4)}
+        worse = shown([0.0, 0.1, 0.0, 0.1], [99.0, 99.1, 98.9, 99.0])
+        (told,) = suspicions(final(worse, objective=TWO, parents=parents), TWO)
+        assert told is not None
+        assert "a loss to parent B in charm, to parent A in noise" in told
 
     def test_one_image_tells_nothing(self) -> None:
         held = final(shown([0.0]), parents={"A": shown([1.0])})

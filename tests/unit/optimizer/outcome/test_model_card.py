@@ -278,17 +278,23 @@ def test_a_gain_that_the_final_confirmed_is_told_as_held_out(records: StudyRecor
     text = told(records, CHOSEN, final(GOOD))
     assert "images that the search never saw" in text
     assert "| objective | +0.4 | +0.2 to +0.6 | B (b.safetensors) |" in text
-    assert "No sure gain" not in text
+    assert "over parent B, which is better in the objective there" in text
+    assert "No gain is claimed" not in text
     assert "+9" not in text
 
 
 @pytest.mark.parametrize(
-    ("gain", "said"), [(UNSURE, "reaches below 0, so it may be luck"), (BAD, "lost to parent B in the final")]
+    ("gain", "said"),
+    [
+        (UNSURE, "interval of this merge's gain over parent B includes 0"),
+        (BAD, "this merge lost to parent B in the final"),
+    ],
 )
 def test_a_gain_that_the_final_refuted_or_doubts_is_not_claimed(records: StudyRecords, gain: Gain, said: str) -> None:
     text = told(records, CHOSEN, final(gain))
-    assert "No sure gain is claimed" in text
-    assert said in text
+    assert text.count("**No gain is claimed:**") == 1
+    assert said in html.unescape(text)
+    assert f"trial {CHOSEN}" not in text
     assert f"| objective | {gain.value:+.3g} |" in text
     assert "+9" not in text
 
@@ -297,6 +303,13 @@ def test_a_merge_outside_of_a_final_that_no_merge_won_claims_nothing(records: St
     text = told(records, CHOSEN + 1, final(BAD))
     assert "no merge beats parent B" in text
     assert "+9" not in text
+
+
+def test_a_merge_that_took_no_part_in_a_final_is_not_said_to_have_had_none(records: StudyRecords) -> None:
+    text = told(records, CHOSEN + 1, final(GOOD))
+    assert "4 images of the search itself" in text
+    assert "It took no part in the final" in text
+    assert "Nothing was held out" not in text
 
 
 def test_without_a_final_the_gain_is_told_as_the_searchs(records: StudyRecords) -> None:
@@ -308,7 +321,7 @@ def test_without_a_final_the_gain_is_told_as_the_searchs(records: StudyRecords) 
 
 
 def test_a_gain_of_the_search_that_may_be_luck_is_told_as_such(records: StudyRecords) -> None:
-    assert "Where an interval reaches below 0, the gain may be luck." in told(records, CHOSEN, None, UNSURE)
+    assert "Where an interval includes 0, the gain may be luck." in told(records, CHOSEN, None, UNSURE)
 
 
 def test_an_outdated_final_still_counts_more_than_the_search(records: StudyRecords) -> None:

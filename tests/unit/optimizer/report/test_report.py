@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import html
 import io
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from reported_study import ReportedStudy, begin_reported, hold_final, noise, store_final_pictures, store_pictures
 
 from optimizer.cli import main
 from optimizer.errors import NothingToReportError, WeightsError
-from optimizer.report.pictures import PAGE_BYTES
+from optimizer.report.page import report_page
+from optimizer.report.pictures import PAGE_BYTES, find_renders, small_pictures
 from optimizer.report.prompts import prompt_gains
 from optimizer.report.results import results_of
+from optimizer.report.verdict import verdict_of
 from studies.records.finals import load_final
 from studies.records.stored_renders import load_scores
+from studies.spec.study import StudySpec
 
 HOSTILE = "</script></style><img src=x onerror=alert(1)> \u202egnp.exe"
 SUITE: Mapping[str, Any] = {"prompts": ["a cat", HOSTILE, "a fox", "a bee"], "seeds": [1, 2]}
@@ -107,7 +113,7 @@ def test_prompts_are_sorted_by_their_gain_the_worst_first(study: ReportedStudy) 
     results = results_of(study.records, study.objective)
     trials = {trial.number: trial for trial in study.trials()}
     parent = results.parents[results.gains["objective"].parent]
-    own = np.array(load_scores(study.records, trials[results.chosen.number])[0]["sharpness"])
+    own = np.array(load_scores(study.records, trials[results.shown.number])[0]["sharpness"])
     other = np.array(load_scores(study.records, parent)[0]["sharpness"])
     by_prompt = (own - other).reshape(4, 2).mean(axis=1)
     found = prompt_gains(results, held_out=True)
@@ -151,19 +157,87 @@ def test_whole_pictures_are_the_stored_files_to_the_byte(study: ReportedStudy) -
     assert {base64.b64decode(source.partition("base64,")[2]) for source in shown} <= contents
 
 
+def settings_of(page: str) -> Any:
+    """The whole spec, as the page has it."""
+    found = re.search(r"<summary>The whole spec</summary>\s*<pre>(.*?)</pre>", page, re.DOTALL)
+    assert found is not None
+    return yaml.safe_load(html.unescape(found[1]).replace("\\u202e", "\u202e"))
+
+
 def test_every_setting_hash_and_number_is_in_the_page(study: ReportedStudy) -> None:
-    text = Parsed(study.page()).text
-    recipe = results_of(study.records, study.objective).chosen.recipe
-    for word in (recipe.digest, "sharpness", "IN04", "patience: null", "degenerate_limit: 0", "As a recipe file"):
-        assert word in text, word
+    page = study.page()
+    spec = study.records.study.spec.model_dump(mode="json")
+    assert settings_of(page) == spec | {"parents": ["a.safetensors", "b.safetensors"]}
+    text, recipe = Parsed(page).text, results_of(study.records, study.objective).shown.recipe
+    assert recipe.digest in text
     for column in recipe.columns.values():
         assert all(f"{value:.4f}" in text for value in column.values())
+
+
+def test_a_page_names_no_folder_and_no_database_of_the_machine(tmp_path: Path) -> None:
+    here = str(tmp_path)
+    paths: Mapping[str, Any] = {
+        "loras": {"ink": {"path": f"{here}/loras/ink.safetensors"}},
+        "vae": f"{here}/vae.safetensors",
+        "suite": {
+            **SUITE,
+            "embeddings": f"{here}/words",
+            "lora_folder": f"{here}/on-top",
+            "loras": [{"path": f"{here}/loras/style.safetensors"}],
+        },
+        "scorers": {"sharpness": None, "contrast": None, "fid": {"reference": f"{here}/reference"}},
+        "probes": {"recipes": [{"path": f"{here}/recipes/mine.yaml"}]},
+        "warm_start": {"study": "old", "storage": f"sqlite:///{here}/old.db", "artifacts": f"{here}/old"},
+    }
+    assert set(StudySpec.model_fields) >= set(paths)
+    study = begin_reported(tmp_path, "one", ratios_matter, trials=3, **ONE)
+    parents = [f"{here}/a.safetensors", f"{here}/b.safetensors"]
+    spec = {**study.records.study.spec.model_dump(mode="json"), **paths, "parents": parents}
+    changed = StudySpec.model_validate(spec, context={"base_dir": here})
+    elsewhere = replace(study.records, study=replace(study.records.study, spec=changed))
+    page = report_page(elsewhere, study.objective, study.artifacts)
+    assert here not in page
+    assert "--storage" not in page
+    shown = settings_of(page)
+    assert shown["vae"] == "vae.safetensors"
+    assert shown["scorers"]["fid"]["reference"] == "reference"
+    assert shown["warm_start"]["storage"] is None
+
+
+LONG = " ".join(["a long prompt, of which there are many"] * 90)
+
+
+def test_pictures_take_the_room_that_is_left(study: ReportedStudy) -> None:
+    results = results_of(study.records, study.objective)
+    columns = [*results.parents.values(), results.shown]
+    found = find_renders(results, study.artifacts, columns, range(ITEMS), held_out=True)
+    assert len(found.renders) == found.named == 3 * ITEMS
+    for room in (0, 10_000, 1_000_000):
+        pictures = small_pictures(study.artifacts, found, room)
+        assert sum(len(url.partition(",")[2]) for url in pictures.urls.values()) <= room
+        assert len(pictures.urls) + pictures.left_out == found.named
+    assert pictures.left_out == 0
+
+
+@pytest.mark.slow
+def test_text_and_pictures_together_stay_within_the_limit(tmp_path: Path) -> None:
+    """The text alone has a megabyte, and noise fills what is left."""
+    suite = {"prompts": [f"n{number}x {LONG}" for number in range(150)], "seeds": [1]}
+    study = begin_reported(
+        tmp_path, "one", lambda params: dict.fromkeys(("sharpness", "contrast"), (params["IN04"],) * 150),
+        trials=3, objective={"sharpness": {"weight": 1}}, suite=suite,
+    )  # fmt: skip
+    store_pictures(study, (0, 1, 2), (192, 192), noise)
+    page = study.page()
+    assert 0.8 * PAGE_BYTES < len(page.encode()) <= PAGE_BYTES
+    assert page.count(f"n7x {LONG}") == 1, "it stands above its pictures; in the spec its lines are folded"
+    assert len(Parsed(page).pictures) > 300
 
 
 def test_a_final_without_stored_renders_gives_the_pictures_of_the_search_with_its_seeds(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=14, **ONE)
     hold_final(study, {})
-    chosen = results_of(study.records, study.objective).chosen.number
+    chosen = results_of(study.records, study.objective).shown.number
     store_pictures(study, (0, 1, chosen))
     text = Parsed(study.page()).text
     assert "The final's renders are not stored" in text
@@ -174,7 +248,7 @@ def test_a_final_without_stored_renders_gives_the_pictures_of_the_search_with_it
 def test_a_study_without_a_final_is_not_said_to_have_won(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=14, **ONE)
     text = Parsed(study.page()).text
-    assert "as far as the search saw" in text
+    assert re.search(r"Trial \d+ leads parent \w \(\w\) in the search; no final has checked it yet", text)
     assert 'mergetune study finish "one"' in text
     assert "never saw" not in text
     assert "No renders are stored" in text
@@ -182,20 +256,84 @@ def test_a_study_without_a_final_is_not_said_to_have_won(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(-0.5, "No merge beats parent"), (0.0, "may beat parent")],
+    [(-0.5, "In the final no merge beats parent"), (0.0, "includes 0, so it may be luck")],
     ids=["a loss", "an interval across 0"],
 )
 def test_a_claim_that_the_final_refutes_is_not_the_result(tmp_path: Path, change: float, said: str) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=14, **ONE)
-    parent = results_of(study.records, study.objective).chosen.gains["objective"].parent
+    parent = results_of(study.records, study.objective).shown.gains["objective"].parent
     row = next(trial for trial in study.trials() if trial.origin.parent == parent)
     scores = np.array(load_scores(study.records, row)[0]["sharpness"])
     held_out = scores + change + np.tile([0.3, -0.28], ITEMS // 2)
     hold_final(study, {trial.number: {"sharpness": held_out} for trial in study.trials() if not trial.origin.parent})
     text = Parsed(study.page()).text
     assert said in text
-    assert "may be luck" in text if change == 0 else "surely the better model" in text
+    assert "it includes 0, so the difference may be luck" in text if change == 0 else "surely the better model" in text
     assert ("mergetune export" in text) is (change == 0)
+
+
+def test_where_every_candidate_failed_nothing_of_the_search_is_claimed(tmp_path: Path) -> None:
+    study = begin_reported(tmp_path, "one", ratios_matter, trials=14, **ONE)
+    hold_final(study, {}, failed=True)
+    page = study.page()
+    text = Parsed(page).text
+    assert "Every merge failed in the final, so none is known to be better than a parent" in text
+    assert "failed in the final: black images" in text
+    assert "mergetune export" not in text
+    assert "gain in the search over" not in text
+    assert 'class="number"' not in page
+
+
+def test_a_final_that_lost_and_is_outdated_is_still_heard(tmp_path: Path) -> None:
+    study = begin_reported(tmp_path, "one", ratios_matter, trials=14, **ONE)
+    worse = {trial.number: {"sharpness": (-1.0,) * ITEMS} for trial in study.trials() if not trial.origin.parent}
+    hold_final(study, worse, complete_trials=13)
+    text = Parsed(study.page()).text
+    assert re.search(r"In the final no merge beats parent B: .* \(more trials have finished since\)", text)
+    assert "leads" not in text
+    assert "surely the better model" in text
+    assert 'mergetune study finish "one"' in text
+
+
+def test_parents_without_scores_are_told_and_no_final_is_advised(tmp_path: Path) -> None:
+    study = begin_reported(tmp_path, "one", ratios_matter, trials=5, failed=(0, 1), **ONE)
+    text = Parsed(study.page()).text
+    assert "Parent A (a) and parent B (b) have no scores, so nothing is compared with them." in text
+    assert "study finish" not in text
+
+
+def test_a_parent_that_is_the_best_stands_beside_the_best_merge_and_is_not_exported(tmp_path: Path) -> None:
+    study = begin_reported(
+        tmp_path, "one", lambda params: dict.fromkeys(("sharpness", "contrast"), (params["IN04"],) * 4),
+        trials=6, objective={"sharpness": {"weight": 1}}, final={"top": 0},
+    )  # fmt: skip
+    best_merge = max(study.trials()[2:], key=lambda trial: trial.objectives["objective"]).number
+    parsed = Parsed(study.page())
+    assert "No merge beats parent B (b) so far" in parsed.text
+    assert f"trial {best_merge} (random)" in parsed.text
+    assert "mergetune export" not in parsed.text
+    assert "+0 " not in parsed.text
+
+
+def test_one_score_that_is_the_objective_is_told_once(tmp_path: Path) -> None:
+    study = begin_reported(
+        tmp_path, "one", lambda params: dict.fromkeys(("sharpness", "contrast"), (params["IN04"],) * 4),
+        trials=6, objective={"sharpness": {"weight": 1}},
+    )  # fmt: skip
+    results = results_of(study.records, study.objective)
+    said = " ".join(verdict_of(results, prompt_gains(results, held_out=False)).sentences)
+    assert "contrast −" in said
+    assert "sharpness −" not in said
+
+
+def test_a_front_of_a_parent_alone_has_no_merge_to_export(tmp_path: Path) -> None:
+    study = begin_reported(
+        tmp_path, "front", lambda params: dict.fromkeys(("sharpness", "contrast"), (-params["IN04"],) * 4),
+        trials=6, objectives=["sharpness", "contrast"],
+    )  # fmt: skip
+    text = Parsed(study.page()).text
+    assert "No merge beats parent A (a) in any objective so far" in text
+    assert "mergetune export" not in text
 
 
 def test_a_front_shows_its_members_and_takes_weights(tmp_path: Path) -> None:
@@ -203,10 +341,12 @@ def test_a_front_shows_its_members_and_takes_weights(tmp_path: Path) -> None:
         tmp_path, "front", ratios_matter, trials=12, suite=SUITE, objectives=["sharpness", "contrast"]
     )
     text = Parsed(study.page()).text
-    assert "trials are on the front" in text
+    assert "Every member of the front loses somewhere: trial" in text
     assert "what mattered for contrast" in text
     sharpest = max(study.trials(), key=lambda trial: trial.objectives["sharpness"]).number
-    assert f"This report shows trial {sharpest}" in Parsed(study.page(weights={"sharpness": 1.0})).text
+    weighted = Parsed(study.page(weights={"sharpness": 1.0})).text
+    assert f"This report shows trial {sharpest} (random), the best: chosen by weights." in weighted
+    assert "trials are on the front, and none is best in every objective" in weighted
     with pytest.raises(WeightsError, match="colour"):
         study.page(weights={"colour": 1.0})
 
@@ -220,12 +360,14 @@ def test_few_trials_are_reported_without_importance(tmp_path: Path) -> None:
 
 def test_parents_alone_give_a_report_that_says_so(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "parents", ratios_matter, trials=2, **ONE)
-    assert "No merge beats parent" in Parsed(study.page()).text
+    text = Parsed(study.page()).text
+    assert "No merge beats parent" in text
+    assert "this parent alone has the best objective" in text
 
 
 def test_a_lost_picture_leaves_the_others_and_is_counted(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=12, **ONE)
-    chosen = results_of(study.records, study.objective).chosen
+    chosen = results_of(study.records, study.objective).shown
     store_pictures(study, (0, 1, chosen.number))
     files = study.artifacts.of_trial(study.records.study.key, chosen.number, chosen.worker_id)
     first, second, *_ = sorted(files.files())
@@ -240,7 +382,7 @@ def test_a_lost_picture_leaves_the_others_and_is_counted(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_pictures_that_no_encoder_makes_small_still_give_a_page_within_its_limit(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=4, **ONE)
-    chosen = results_of(study.records, study.objective).chosen.number
+    chosen = results_of(study.records, study.objective).shown.number
     store_pictures(study, (0, 1, chosen), (1024, 1024), noise)
     page = study.page()
     assert PAGE_BYTES / 3 < len(page.encode()) <= PAGE_BYTES

@@ -1,0 +1,34 @@
+"""The files that a new spec names, looked for before torch is imported: a slip in a path is told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from optimizer.merging.files.presence import require_checkpoint_at, require_lora_at
+from optimizer.rendering.folders import require_folders_of
+from scorers.presence import require_named_files
+from scorers.registry import parse_settings
+from studies.recipe.file import load_recipe_file
+from studies.spec.study import StudySpec
+
+
+def require_files_of(spec: StudySpec) -> None:
+    """Refuse a spec that names a file or folder which is not there; nothing is opened.
+
+    Raises:
+        CheckpointError: a parent or the VAE is not there.
+        LoraError: a LoRA, of the merge or of the suite.
+        PromptError: the folder of the suite's embeddings or LoRAs.
+        ScorerError: weights or reference images of a built-in scorer.
+        RecipeError: the file of a probe.
+    """
+    for checkpoint in (*spec.parents, *([] if spec.vae is None else [spec.vae])):
+        require_checkpoint_at(checkpoint)
+    for lora in (*(each.path for each in spec.loras.values()), *(each.path for each in spec.suite.loras)):
+        require_lora_at(lora)
+    require_folders_of(spec.suite)
+    for entry in spec.scorers.values():
+        require_named_files(parse_settings(entry.kind, entry.options, Path("/")))
+    for probe in spec.probes.recipes:
+        if probe.recipe is None:
+            load_recipe_file(probe.path)
