@@ -16,6 +16,7 @@ from basics.names import plain, typed_path
 from optimizer.cli.commands import doctor, insight, pruning, reporting, rescoring, whole_studies
 from optimizer.cli.common import (
     ArtifactFolder,
+    AsJson,
     CacheFolder,
     Storage,
     StudyName,
@@ -308,17 +309,24 @@ def show(
     storage: Storage = DEFAULT_STORAGE,
     trials: Annotated[bool, typer.Option("--trials", help="List every trial.")] = False,
     weights: Weights = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show a study's results: parents, best trial, gains with their intervals, final, failures."""
+    import json
+
     database = database_to_read(storage)
     from studies.records.stored_studies import open_study
 
     records = open_study(database, study)
     with loading_libraries():
         from optimizer.cli.views.report import print_study, study_objective
+        from optimizer.cli.views.study_facts import study_facts
 
-    objectives = study_objective(records.study).names
-    print_study(records, every_trial=trials, weights=parsed_weights(weights, objectives))
+    chosen_by = parsed_weights(weights, study_objective(records.study).names)
+    if as_json:
+        typer.echo(json.dumps(study_facts(records, chosen_by), indent=2, allow_nan=False))
+        return
+    print_study(records, every_trial=trials, weights=chosen_by)
 
 
 @app.command()
