@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Annotated, Any, Final
-
-from pydantic import BeforeValidator
+from typing import Any, Final
 
 _PERCENT: Final = re.compile(r"\s*([+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20}))\s*%\s*", re.ASCII)
 
@@ -15,6 +13,3 @@ def from_percent(value: Any) -> Any:
     """Return the number that a text in percent means, `70%` as 0.7 to the bit; anything else as it is."""
     found = _PERCENT.fullmatch(value) if isinstance(value, str) else None
     return value if found is None else float(Decimal(found[1]) / 100)
-
-
-Share = Annotated[float, BeforeValidator(from_percent)]  # a ratio, a LoRA's weight or a bound, also in percent

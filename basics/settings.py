@@ -6,13 +6,15 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from basics.messages import first_of, nearest
 from basics.percent import from_percent
+
+Share = Annotated[float, BeforeValidator(from_percent)]  # a ratio, a LoRA's weight or a bound, also in percent
 
 
 class FrozenSettings(BaseModel):

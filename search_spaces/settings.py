@@ -14,8 +14,8 @@ from pydantic import (
     model_validator,
 )
 
-from basics.percent import Share, from_percent
-from basics.settings import FrozenSettings
+from basics.percent import from_percent
+from basics.settings import FrozenSettings, Share
 
 Granularity = Literal["uniform", "sections", "blocks", "auto"]
 

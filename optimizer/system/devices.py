@@ -15,11 +15,11 @@ from scorers.memory import lacks_memory
 
 _log = logging.getLogger(__name__)
 
-WHEELS: Final = "https://download.pytorch.org/whl"
 NO_CARD = ("not compiled with CUDA", "Found no NVIDIA driver", "No CUDA GPUs are available")  # in torch's words
 
 
-_NEW, _OLD = (f"pip install torch torchvision --index-url {WHEELS}/{tag}" for tag in ("cu130", "cu126"))
+INSTALL: Final = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl"
+_NEW, _OLD = (f"{INSTALL}/{tag}" for tag in ("cu130", "cu126"))
 REMEDIES: Final[Mapping[str, str]] = {  # torch's words -> what to do
     "not compiled with CUDA": "this torch has no CUDA: `{new}`, or for cards before GTX 16 and RTX 20 `{old}`",
     "no NVIDIA driver": "install NVIDIA's driver; a container must be started with GPUs",

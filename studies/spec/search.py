@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from basics.percent import Share
-from basics.settings import FrozenSettings
+from basics.settings import FrozenSettings, Share
 from scorers.config import SpecPath
 from search_spaces.block_presets import block_preset
 from search_spaces.slots import beyond_usual

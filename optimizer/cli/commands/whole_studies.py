@@ -9,7 +9,17 @@ import typer
 
 from basics.messages import counted
 from basics.names import plain
-from optimizer.cli.common import ArtifactFolder, Storage, StudyName, console, database_to_change, escaped, fail
+from optimizer.cli.common import (
+    ArtifactFolder,
+    Storage,
+    StudyName,
+    console,
+    database_to_change,
+    escaped,
+    fail,
+    loading_libraries,
+    quiet_optuna,
+)
 from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
@@ -26,10 +36,10 @@ def delete(
     artifacts: ArtifactFolder = None,
 ) -> None:
     """Delete a study with its trials, scores, renders and pictures; files of parents and exports stay."""
+    records, store = _opened(study, storage, artifacts)
     from studies.records.stored_trials import load_trials
     from studies.records.whole_studies import delete_study, require_idle
 
-    records, store = _opened(study, storage, artifacts)
     require_idle(records)
     name = records.study.name
     what = f"study {name!r} with {counted(len(load_trials(records)), 'trial')}, their scores, renders and pictures"
@@ -46,10 +56,11 @@ def rename(
     study: StudyName, new: NewName, storage: Storage = DEFAULT_STORAGE, artifacts: ArtifactFolder = None
 ) -> None:
     """Give a study another name; the folder of its files, named by its key, stays."""
-    from optimizer.cli.views.study_page import describe_study
-    from studies.records.whole_studies import rename_study
-
     records, store = _opened(study, storage, artifacts)
+    with loading_libraries():
+        from optimizer.cli.views.study_page import describe_study
+        from studies.records.whole_studies import rename_study
+
     name = _usable(new)
     renamed = rename_study(records, store, name)
     describe_study(renamed, store)
@@ -66,11 +77,11 @@ def clone(
     artifacts: ArtifactFolder = None,
 ) -> None:
     """Make a new study with the spec of another one, paused until it is resumed."""
+    records, store = _opened(study, storage, artifacts)
     from studies.records.control import set_status
     from studies.records.stored_trials import load_trials
     from studies.records.whole_studies import clone_study
 
-    records, store = _opened(study, storage, artifacts)
     made = clone_study(records, store, _usable(new), trials=trials)
     set_status(made, "paused")
     copied = f", with {counted(len(load_trials(made)), 'trial')} of it" if trials else ""
@@ -79,12 +90,12 @@ def clone(
 
 
 def _opened(study: str, storage: str, artifacts: str | None) -> tuple[StudyRecords, Artifacts]:
-    from optimizer.cli.common import quiet_optuna
+    database = database_to_change(storage)
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study
 
     quiet_optuna()
-    records = open_study(database_to_change(storage), study)
+    records = open_study(database, study)
     return records, Artifacts.beside(records.database.url, artifacts)
 
 

@@ -67,7 +67,7 @@ def test_where_there_is_no_card_nothing_is_said(card_says: str, caplog: pytest.L
 @pytest.mark.parametrize(
     ("card_says", "advice"),
     [
-        ("Torch not compiled with CUDA enabled", "this torch has no CUDA: `pip install torch"),
+        ("Torch not compiled with CUDA enabled", "this torch has no CUDA: `pip install --force-reinstall torch"),
         ("Found no NVIDIA driver on your system.", "install NVIDIA's driver"),
         ("No CUDA GPUs are available", "look at `nvidia-smi` and CUDA_VISIBLE_DEVICES"),
         ("CUDA error: invalid device ordinal", "`nvidia-smi -L` lists them"),
