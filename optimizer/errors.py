@@ -14,6 +14,7 @@
     ├── TooFewTrialsError         nothing can be said about what mattered yet
     ├── NothingToReportError      a study has no complete trial
     ├── WeightsError              weights of objectives that cannot be used
+    ├── PlotError                 a plot that cannot be drawn as it was asked for
     ├── ExportError               the file was not written
     ├── NoCoreNodeError           ComfyUI cannot do a part of a merge with its own nodes
     ├── ScoredImageLost           an image that was scored is not stored any more
@@ -92,6 +93,10 @@ class NothingToReportError(OptimizerError):
 
 class WeightsError(OptimizerError):
     """Weights that do not choose from a front of several objectives."""
+
+
+class PlotError(OptimizerError):
+    """A plot's axes, base or number of images do not fit the merge or its suite."""
 
 
 class ExportError(OptimizerError):

@@ -162,13 +162,14 @@ def _check_slot_settings(settings: SpaceSettings, slots: Sequence[Slot]) -> None
             raise BoundsError(f"parameters: expected low < high for {name!r}, got {list(chosen.bounds)}")
 
 
-def _cells(
-    pattern: str, architecture: Architecture, slots: Sequence[Slot], settings: SpaceSettings, setting: str
-) -> list[Cell]:
+def matching_cells(pattern: str, architecture: Architecture, slots: Sequence[Slot], setting: str) -> tuple[Cell, ...]:
     """Return the cells of a pattern: its places, in the slot after its dot, or else in every ratio slot.
 
+    Args:
+        setting: where the pattern is written, for the message.
+
     Raises:
-        SlotError: there is no such slot, or it has one number for all places.
+        SlotError: there is no such slot.
         UnmatchedPatternError: the pattern matches no place.
     """
     where, dot, name = pattern.rpartition(".")
@@ -179,9 +180,24 @@ def _cells(
         if name not in names:
             raise SlotError(f"{setting}: {pattern!r} names the slot {name!r}: {unknown_name(name, names)}")
         chosen = [names.index(name)]
-        if granularity_of(slots[chosen[0]], settings) == "one":
-            raise SlotError(f"{setting}: {name!r} is one number for all places; set it under parameters")
-    return [(place, index) for place in matching_places(where, architecture, setting) for index in chosen]
+    return tuple((place, index) for place in matching_places(where, architecture, setting) for index in chosen)
+
+
+def _cells(
+    pattern: str, architecture: Architecture, slots: Sequence[Slot], settings: SpaceSettings, setting: str
+) -> tuple[Cell, ...]:
+    """Return the cells of a pattern, as `matching_cells` does.
+
+    Raises:
+        SlotError: there is no such slot, or it has one number for all places.
+        UnmatchedPatternError: the pattern matches no place.
+    """
+    cells = matching_cells(pattern, architecture, slots, setting)
+    named = "." in pattern
+    if named and any(granularity_of(slots[index], settings) == "one" for _, index in cells):
+        name = slots[cells[0][1]].name
+        raise SlotError(f"{setting}: {name!r} is one number for all places; set it under parameters")
+    return cells
 
 
 def granularity_of(slot: Slot, settings: SpaceSettings) -> str:

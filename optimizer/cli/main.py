@@ -20,6 +20,7 @@ from optimizer.cli.commands import (
     lists,
     lora,
     merge,
+    plot,
     study,
     suite,
     worker,
@@ -44,6 +45,7 @@ app.command(name="init")(init.init)
 app.command(name="demo")(demo.demo)
 app.command(name="worker")(worker.worker)
 app.command(name="dashboard")(dashboard.dashboard)
+app.command(name="plot")(plot.plot)
 app.command(name="export")(export.export)
 app.command(name="merge")(merge.merge)
 app.command(name="inspect")(inspection.inspect)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from optimizer.drafting.findings import Findings
+from optimizer.drafting.findings import FilesFound
 from optimizer.drafting.names import lora_names, seen_from
 from optimizer.drafting.prompts import EXAMPLE_PROMPTS
 from optimizer.drafting.scorers import ScorerChoice, choose_scorers
@@ -29,7 +29,7 @@ class Draft:
     refs: Path | None
     own_prompts: tuple[str, ...]  # the user's; if empty, examples are taken
     kinds: frozenset[str]  # of scorers that can be used here
-    found: Findings
+    found: FilesFound
     hours: float
     sizing: Sizing
     basis: str = UNMEASURED  # how the number of trials was found

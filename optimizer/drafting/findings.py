@@ -19,7 +19,7 @@ from studies.spec.suite import SuiteSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
+class FilesFound:
     """What was found in the parents and LoRAs."""
 
     architecture: Architecture
@@ -45,7 +45,7 @@ def bytes_to_read(checkpoints: Sequence[Checkpoint]) -> int:
 
 def findings(
     checkpoints: Sequence[Checkpoint], loras: Sequence[Path], progress: Callable[[int], None] | None = None
-) -> Findings:
+) -> FilesFound:
     """Look at parents and LoRAs, which must fit together.
 
     Args:
@@ -60,7 +60,7 @@ def findings(
     shapes = {key: info.shape for key, info in ingredients.tensors.items()}
     prediction = agreed_prediction(checkpoints, SuiteSettings.model_validate({"prompts": ["any"]}))
     flows = [note for note in map(unmarked_flow_note, checkpoints) if note is not None]
-    return Findings(
+    return FilesFound(
         architecture=architecture,
         prediction=prediction,
         side=model_family(architecture).unet_config(shapes)["sample_size"] * LATENT_FACTOR,

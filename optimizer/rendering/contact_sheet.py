@@ -1,9 +1,10 @@
-"""Contact sheets: the images of one trial, or of several side by side, on one picture."""
+"""Contact sheets: the images of one trial, of several side by side, or tables of many merges, on one picture."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -105,6 +106,115 @@ def comparison_sheet(
             left = x + beside + column * (width + MARGIN) + (width - picture.width) // 2
             sheet.paste(picture, (left, y))
     return sheet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetCell:
+    """A cell of a table."""
+
+    image: Tensor | None  # uint8 [3, h, w], as large as it is shown; None: there is none
+    lines: tuple[str, ...]  # below it; in its place where there is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetTable:
+    """A table of pictures."""
+
+    title: str  # none if it is empty
+    columns: tuple[str, ...]  # headings; none at all if it is empty
+    rows: tuple[str, ...]  # headings beside the rows; none at all if it is empty
+    cells: tuple[tuple[SheetCell, ...], ...]  # by row; the last row may be shorter
+
+
+def table_sheet(title: str, tables: Sequence[SheetTable]) -> Image.Image:
+    """Draw tables below each other, with their headings, and with lines below each picture."""
+    pictures = [cell.image for table in tables for row in table.cells for cell in row if cell.image is not None]
+    box = (max((image.shape[2] for image in pictures), default=SMALLEST_CELL), _tallest(pictures))
+    layouts = [_TableLayout.of(table, box) for table in tables]
+    width = max(*(layout.width for layout in layouts), int(0.6 * TITLE_SIZE * len(title)))
+    sheet = _paper(width + MARGIN, _title_height() + sum(layout.height for layout in layouts), title)
+    top = _title_height()
+    for table, layout in zip(tables, layouts, strict=True):
+        _draw_table(sheet, table, layout, top)
+        top += layout.height
+    return sheet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TableLayout:
+    """Where the parts of a table are, in pixels."""
+
+    box: tuple[int, int]  # width and height of a picture
+    beside: int  # width of the rows' headings
+    title: int  # height
+    headings: int  # height of the columns' headings
+    below: int  # height of the lines below a picture
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, table: SheetTable, box: tuple[int, int]) -> _TableLayout:
+        beside = max(110, box[0] // 2) if table.rows else 0
+        width = MARGIN + beside + max(len(row) for row in table.cells) * (box[0] + MARGIN)
+        line = _font_size(box[0]) + 3
+        title = _line_count([table.title], width - 2 * MARGIN, box[0]) * line + MARGIN if table.title else 0
+        headings = min(HEADING_LINES, max((_line_count([each], box[0], box[0]) for each in table.columns), default=0))
+        shown = [cell.lines for row in table.cells for cell in row if cell.image is not None]
+        below = max((_line_count(lines, box[0], box[0]) for lines in shown), default=0)
+        return cls(
+            box=box,
+            beside=beside,
+            title=title,
+            headings=headings * line,
+            below=below * line,
+            width=width,
+            height=title + headings * line + len(table.cells) * (box[1] + below * line + MARGIN) + MARGIN,
+        )
+
+
+def _draw_table(sheet: Image.Image, table: SheetTable, layout: _TableLayout, top: int) -> None:
+    """Draw a table.
+
+    Args:
+        top: its upper edge in pixels.
+    """
+    width, height = layout.box
+    if table.title:
+        _write(sheet, table.title, (MARGIN, top), layout.width - 2 * MARGIN, HEADING_LINES, width)
+    for column, heading in enumerate(table.columns):
+        x = MARGIN + layout.beside + column * (width + MARGIN)
+        _write(sheet, heading, (x, top + layout.title), width, HEADING_LINES)
+    for index, row in enumerate(table.cells):
+        y = top + layout.title + layout.headings + index * (height + layout.below + MARGIN)
+        if table.rows:
+            _write(sheet, table.rows[index], (MARGIN, y), layout.beside - MARGIN, ROW_LINES, width)
+        for column, cell in enumerate(row):
+            _draw_cell(sheet, cell, (MARGIN + layout.beside + column * (width + MARGIN), y), layout.box)
+
+
+def _draw_cell(sheet: Image.Image, cell: SheetCell, at: tuple[int, int], box: tuple[int, int]) -> None:
+    (x, y), (width, height) = at, box
+    if cell.image is None:
+        _write(sheet, "\n".join(cell.lines), at, width, height // (_font_size(width) + 3))
+        return
+    picture = to_picture(cell.image)
+    sheet.paste(picture, (x + (width - picture.width) // 2, y))
+    for line in _all_lines(cell.lines, width, width):
+        ImageDraw.Draw(sheet).text((x, y + height + 2), line, fill=INK, font=_font(_font_size(width)))
+        y += _font_size(width) + 3
+
+
+def _all_lines(texts: Iterable[str], width: int, cell_width: int) -> list[str]:
+    """Return the lines of some texts, each wrapped to a width in pixels."""
+    return [line for text in texts for line in _wrapped(visible(text), width, _font_size(cell_width))]
+
+
+def _line_count(texts: Iterable[str], width: int, cell_width: int) -> int:
+    return len(_all_lines(texts, width, cell_width))
+
+
+def _tallest(pictures: Sequence[Tensor]) -> int:
+    return max((image.shape[1] for image in pictures), default=SMALLEST_CELL)
 
 
 def _cell_of(images: Sequence[Tensor]) -> int:

@@ -164,6 +164,21 @@ def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Pre
     )
 
 
+def check_suites(plan: Plan, suites: Sequence[SuiteSettings]) -> SuiteLoras:
+    """Check that a plan's models can render other suites in its syntax, and open the LoRAs that these use.
+
+    Raises:
+        RenderError: they cannot render one, or a prompt cannot be read.
+        LoraError: a LoRA cannot be used.
+    """
+    ingredients = plan.ingredients
+    architecture = ingredients.parents.architecture
+    for suite in suites:
+        check_models(ingredients, suite, plan.prediction)
+    read_suites(suites, architecture, _text_widths(ingredients), plan.prediction)
+    return SuiteLoras.open(suites, ingredients.tensors, architecture)
+
+
 def _unet_parameters(ingredients: Ingredients) -> tuple[str, ...]:
     """Return the live names of the U-Net's parameters."""
     architecture = ingredients.parents.architecture

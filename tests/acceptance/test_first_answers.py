@@ -54,6 +54,7 @@ PATHS: Mapping[str, tuple[str, ...]] = {
     "cluster start": ("--address", "127.0.0.1:1"),
     "dashboard": (),
     "export": ("somebody",),
+    "plot": ("lost.yaml",),
     "merge": ("lost.yaml", "-o", "merged.safetensors"),
     "inspect": ("lost.safetensors",),
     "diff": ("lost.safetensors", "other.safetensors"),

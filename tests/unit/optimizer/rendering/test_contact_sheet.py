@@ -8,7 +8,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from optimizer.rendering.contact_sheet import comparison_sheet, contact_sheet, thumbnail, to_picture
+from optimizer.rendering.contact_sheet import (
+    SheetCell,
+    SheetTable,
+    comparison_sheet,
+    contact_sheet,
+    table_sheet,
+    thumbnail,
+    to_picture,
+)
 
 
 def smooth(height: int, width: int) -> Tensor:
@@ -74,3 +82,39 @@ def test_a_seed_stays_below_a_prompt_that_is_too_long() -> None:
     other = contact_sheet("a trial", [image], ["very " * 200 + "\nseed 88"])
     assert long.size == other.size
     assert long.tobytes() != other.tobytes()
+
+
+def tinted(colour: tuple[int, int, int], height: int = 60, width: int = 130) -> Tensor:
+    return torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, height, width).clone()
+
+
+def boxes(sheet: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int, int, int] | None:
+    """Return the box around all pixels of a colour: left, top, right, bottom."""
+    found = (np.asarray(sheet) == colour).all(axis=-1)
+    return Image.fromarray((255 * found).astype(np.uint8)).getbbox()
+
+
+def test_a_table_shows_every_picture_whole_in_its_row_and_column_with_lines_below() -> None:
+    colours = [(200, 10, 10), (10, 200, 10), (10, 10, 200), (200, 200, 10)]
+    cells = [SheetCell(image=tinted(colour), lines=("sharpness 1.00", "cosine 0.100")) for colour in colours]
+    one = SheetTable(title="one", columns=("a", "b"), rows=("c", "d"), cells=((cells[0], cells[1]), (cells[2],)))
+    strip = SheetTable(title="", columns=(), rows=(), cells=((cells[3],),))
+    sheet = table_sheet("a plot with a title that is far longer than its tables are wide", [one, strip])
+    found = [boxes(sheet, colour) for colour in colours]
+    assert all(box is not None and (box[2] - box[0], box[3] - box[1]) == (130, 60) for box in found)
+    lefts, tops = [box[0] for box in found if box], [box[1] for box in found if box]
+    assert lefts[0] == lefts[2] < lefts[1]
+    assert lefts[3] < lefts[0], "a strip has no headings beside it"
+    assert tops[0] == tops[1] < tops[2] < tops[3]
+    below = sheet.crop((lefts[0], tops[0] + 60, lefts[0] + 130, tops[2])).convert("L")
+    assert np.asarray(below).min() < 128, "the lines below the first picture"
+
+
+def test_a_cell_without_a_picture_says_why_in_its_place() -> None:
+    failed = SheetCell(image=None, lines=("failed: out of memory",))
+    drawn = SheetCell(image=tinted((10, 200, 10)), lines=())
+    sheet = table_sheet("", [SheetTable(title="", columns=(), rows=(), cells=((drawn, failed),))])
+    green = boxes(sheet, (10, 200, 10))
+    assert green is not None
+    beside = sheet.crop((green[2], green[1], sheet.width, green[3])).convert("L")
+    assert np.asarray(beside).min() < 128

@@ -1,0 +1,179 @@
+"""The cells of a plot that are rendered already: they lie in a folder beside it, so that none is rendered twice.
+
+A cell has a key of everything that shapes its pictures: the whole spec, the merge with its parents' sha256, what is
+rendered of it, and the software. Its record is written last, so a process that is killed leaves whole cells only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from basics.files import open_to_write
+from optimizer.errors import PlotError
+from optimizer.merging.engine.export import atomic_file
+from optimizer.plot.tables import Cell
+from optimizer.trial.evaluation import pixels_digest
+from studies.files.png import encode_png
+from studies.records.stored_studies import software_versions
+from studies.spec.final import FinalSettings
+from studies.spec.fingerprints import scorer_fingerprint, suite_fingerprints
+from studies.spec.study import StudySpec
+
+
+@dataclass(frozen=True)
+class CellKeys:
+    """The keys of cells of one spec, rendered on one kind of device.
+
+    Args:
+        device: such as `cpu`.
+    """
+
+    spec: StudySpec
+    device: str
+    _beside: dict[str, Mapping[str, str]] = field(default_factory=dict, init=False, repr=False)
+
+    def of(self, cell: Cell) -> str:
+        """Return a cell's key, 64 hex digits."""
+        digest = cell.suite.digest
+        if digest not in self._beside:  # embeddings and LoRAs that are read while it is rendered
+            alone = self.spec.model_copy(update={"suite": cell.suite, "final": FinalSettings()})
+            self._beside[digest] = suite_fingerprints(alone)
+        return _digest(
+            {**self._common, "recipe": cell.recipe.to_json(), "suite": digest, "beside": self._beside[digest]}
+        )
+
+    @cached_property
+    def scorers(self) -> str:
+        """One sha256 of the files that the spec's scorers read; their options are part of every cell's key."""
+        return _digest(dict(scorer_fingerprint(name, entry) for name, entry in self.spec.scorers.items()))
+
+    @cached_property
+    def _common(self) -> dict[str, Any]:
+        return {"spec": self.spec.to_json(), "device": self.device, "software": software_versions()}
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptScores:
+    """The scores of a cell."""
+
+    scorers: str  # see `CellKeys.scorers`
+    means: Mapping[str, float | None]  # None: the scorer looks at none of the cell's images
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCells:
+    """A folder of cells that are rendered.
+
+    Args:
+        folder: is made when the first cell is kept.
+    """
+
+    folder: Path
+
+    def images(self, key: str) -> tuple[Tensor, ...] | None:
+        """Return a cell's images as they were rendered, uint8 [3, h, w]; None if it is not there, or not whole."""
+        record = self._record(key)
+        if record is None:
+            return None
+        images = [self._image(key, number) for number, _ in enumerate(record["pixels"], start=1)]
+        found = tuple(image for image in images if image is not None)
+        return found if [pixels_digest(image) for image in found] == record["pixels"] else None
+
+    def required_images(self, key: str) -> tuple[Tensor, ...]:
+        """Return the images of a cell that was rendered.
+
+        Raises:
+            PlotError: somebody has removed or changed them since.
+        """
+        images = self.images(key)
+        if images is None:
+            raise PlotError(f"a rendered cell has gone from {self.folder}: run the command again, it is rendered anew")
+        return images
+
+    def keep(self, key: str, images: Sequence[Tensor]) -> None:
+        """Keep a cell's images, uint8 [3, h, w].
+
+        Raises:
+            ExportError: they cannot be written.
+        """
+        self._make_folder()
+        for number, image in enumerate(images, start=1):
+            self._write(self._picture(key, number), encode_png(image.numpy()))
+        self._write_record(key, {"pixels": [pixels_digest(image) for image in images]})
+
+    def scores(self, key: str, scorers: str) -> Mapping[str, float | None] | None:
+        """Return a cell's scores; None if it has none, or of scorers with other files."""
+        record = self._record(key) or {}
+        scores = record.get("scores")
+        return None if scores is None or record.get("scorers") != scorers else dict(scores)
+
+    def keep_scores(self, key: str, scores: KeptScores) -> None:
+        """Add scores to a cell that is kept.
+
+        Raises:
+            ExportError: they cannot be written.
+        """
+        record = self._record(key) or {}
+        self._write_record(key, {**record, "scorers": scores.scorers, "scores": dict(scores.means)})
+
+    def size_bytes(self) -> int:
+        """Return the bytes of all files in the folder."""
+        return sum(file.stat().st_size for file in self.folder.glob("*") if file.is_file())
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise PlotError(
+                f"the rendered cells cannot be kept in {self.folder}: {error.strerror}; give another path with -o"
+            ) from error
+
+    def _record(self, key: str) -> dict[str, Any] | None:
+        try:
+            record = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return record if _is_record(record) else None
+
+    def _write_record(self, key: str, record: Mapping[str, Any]) -> None:
+        self._write(self.folder / f"{key}.json", json.dumps(record).encode())
+
+    def _picture(self, key: str, number: int) -> Path:
+        return self.folder / f"{key}-{number}.png"
+
+    def _image(self, key: str, number: int) -> Tensor | None:
+        try:
+            with Image.open(self._picture(key, number)) as picture:
+                return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+        except (OSError, ValueError, SyntaxError):  # Pillow's answers to a file that is cut off or is no picture
+            return None
+
+    def _write(self, path: Path, content: bytes) -> None:
+        with atomic_file(path, overwrite=True) as temporary, open_to_write(temporary) as file:
+            file.write(content)
+
+
+def _is_record(record: Any) -> bool:
+    """Return whether what was read is a record of ours."""
+    if not isinstance(record, dict) or not isinstance(record.get("pixels"), list) or not record["pixels"]:
+        return False
+    scores = record.get("scores") or {}
+    return isinstance(scores, dict) and all(
+        value is None or (isinstance(value, (int, float)) and math.isfinite(value)) for value in scores.values()
+    )

@@ -1,0 +1,79 @@
+"""What is asked of a plot, checked as far as that needs no model: this is told before anything large is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from optimizer.errors import PlotError
+from optimizer.plot.axes import Axis
+from optimizer.plot.changes import Variant, suite_changes
+from optimizer.plot.suites import most_images
+from studies.spec.suite import SuiteSettings
+
+Kind = Literal["plot", "permutations", "ablation"]
+IMAGES_TO_COMPARE = 4  # of a cell of permutations and ablations, where the suite has as many
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotRequest:
+    """What is asked of a plot.
+
+    Raises:
+        PlotError: parts of it exclude each other, or nothing varies.
+    """
+
+    kind: Kind
+    x: Axis | None = None
+    y: Axis | None = None
+    z: Axis | None = None
+    base: str | None = None  # None: the usual one
+    images: int | None = None  # of each cell; None: the usual number
+    sort: bool = False  # whether an ablation has the most different block first
+
+    def __post_init__(self) -> None:
+        if self.kind != "plot" and (self.x or self.y):
+            given = self.x or self.y
+            raise PlotError(
+                f"--{_OPTIONS[self.kind]} has its own columns and rows: leave out {given.option if given else ''}; --z "
+                "may vary a setting of the suite, such as prompt"
+            )
+        if self.kind == "permutations" and self.base is not None:
+            raise PlotError("--permute assigns whole parents and has no base: leave out --base")
+        if self.sort and self.kind != "ablation":
+            raise PlotError("--sort is for --ablate, whose blocks have a distance: leave it out")
+        if self.kind == "plot" and not self.axes:
+            raise PlotError(
+                "nothing varies: give --x NAME=VALUES, such as --x text_encoder=0:1:5, or --permute, or --ablate"
+            )
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes that are given."""
+        return tuple(axis for axis in (self.x, self.y, self.z) if axis is not None)
+
+    def check(self, suite: SuiteSettings) -> None:
+        """Refuse what a suite cannot have.
+
+        Raises:
+            PlotError: a value of an axis, or the number of images.
+        """
+        for axis in self.axes:
+            changes = suite_changes(axis, suite)
+            if changes is None and axis is self.z and self.kind != "plot":
+                raise PlotError(
+                    f"--z: {axis.name} is no setting of the suite, and only these may vary here: use prompt"
+                )
+
+    def image_count(self, suite: SuiteSettings) -> int:
+        """Return the images of each cell: as asked for, else one, or up to 4 where pictures are compared."""
+        if self.images is not None:
+            return self.images
+        if self.kind == "plot":
+            return 1
+        changes = suite_changes(self.z, suite) if self.z is not None else None
+        suites = [change.applied(Variant(numbers={}, suite=suite)).suite for change in changes or ()] or [suite]
+        return min(IMAGES_TO_COMPARE, *map(most_images, suites))
+
+
+_OPTIONS = {"permutations": "permute", "ablation": "ablate"}
