@@ -228,7 +228,7 @@ def _sign(place: _Place) -> Finding | None:
     first = ("cannot start any token", "undefined alias", "alphabetic or numeric", "determine a constructor")
     block = ("a comment or a line break", "chomping or indentation", "while scanning a tag", "undefined tag handle")
     said = f"{place.context} {place.problem}"
-    if any(words in said for words in (*first, *block)) or place.found == "<scalar>":
+    if any(words in said for words in (*first, *block)) or place.found in {"<scalar>", ","}:
         sign = place.text[place.mark.index : place.mark.index + 1].strip()
         shown = (
             f"{sign} means something else to YAML here" if sign and not sign.isalnum() else "this is no text to YAML"

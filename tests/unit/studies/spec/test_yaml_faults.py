@@ -53,6 +53,7 @@ def refusal(text: str) -> str:
         ("prompts: a: b\n", "line 1, column 11", "a second colon in the line"),
         ('a: "C:\\path"\n', "line 1, column 8", "write paths in '...', or with /"),
         ("a: 1\n---\nb: 2\n", "line 2, column 1", "a second document"),
+        ("a: [b], c\n", "line 1, column 7", "a text in quotes that begins with"),
         ("a: @x\n", "line 1, column 4", "@ means something else"),
         ("a: 1\nb: *cat\n", "line 2, column 4", "* means something else"),
         ("a: 1\nb: x\x07\n", "line 2, column 5", "U+0007 is not allowed"),
