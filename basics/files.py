@@ -11,7 +11,6 @@ they are told to write, and nobody would hold a lock on that.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -19,11 +18,14 @@ import secrets
 import shutil
 import socket
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from basics.file_locks import AT_ONCE, PLAINLY, content_of, take_lock
 
 HASH_CHUNK_BYTES = 1 << 22
 MAX_SAFETENSORS_HEADER_BYTES = 100_000_000  # the library refuses longer ones, and with it every program that uses it
@@ -96,8 +98,8 @@ def replacing(
                 _set_permissions(part, stat.S_IMODE(mode))
             _give_name(part, target, overwrite=overwrite)
     finally:
+        os.close(handle)  # first: Windows removes no file that is open
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
 
 
 def open_to_write(path: Path) -> BinaryIO:
@@ -106,7 +108,8 @@ def open_to_write(path: Path) -> BinaryIO:
     Raises:
         OSError: it cannot be opened, or is a link.
     """
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "wb")
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | PLAINLY, 0o666)
+    return open(handle, "wb")  # noqa: PTH123 - by its number
 
 
 def open_lock_file(path: Path) -> int:
@@ -120,7 +123,7 @@ def open_lock_file(path: Path) -> int:
         raise OSError(errno.EINVAL, f"it is a {kind}, and a lock is a file: remove it", str(path))
     writes = kind is None or os.access(path, os.W_OK)
     access = os.O_RDWR | os.O_CREAT if writes else os.O_RDONLY
-    handle = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    handle = os.open(path, access | AT_ONCE | PLAINLY, 0o666)
     if stat.S_ISREG(os.fstat(handle).st_mode):
         return handle
     os.close(handle)
@@ -171,14 +174,15 @@ def _remove_if_dead(folder: Path) -> None:
         folder.rmdir()  # killed before there was a lock; one that has content is not ours
         return
     lock = folder / LOCK_NAME
-    handle = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    handle = os.open(lock, os.O_RDWR | PLAINLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds it, or there is none any more
-        is_ours = os.pread(handle, 256, 0) == _this_machine()
-        if os.path.samestat(os.fstat(handle), lock.lstat()) and (is_ours or _is_old(handle)):
-            shutil.rmtree(folder)
+        take_lock(handle)  # its writer holds it, or there is none any more
+        is_ours = content_of(handle, 256) == _this_machine()
+        is_dead = os.path.samestat(os.fstat(handle), lock.lstat()) and (is_ours or _is_old(handle))
     finally:
-        os.close(handle)
+        os.close(handle)  # first: Windows removes no file that is open
+    if is_dead:  # and nobody takes its lock again
+        shutil.rmtree(folder)
 
 
 def _is_old(handle: int) -> bool:
@@ -199,7 +203,7 @@ def _new_part_folder(target: Path) -> tuple[Path, int]:
         folder.mkdir(mode=0o700)
         with suppress(FileNotFoundError):  # another process took it for left behind, before it was locked
             lock = folder / LOCK_NAME
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | PLAINLY, 0o600)
             if _lock(handle, lock):
                 return folder, handle
             os.close(handle)
@@ -209,8 +213,8 @@ def _new_part_folder(target: Path) -> tuple[Path, int]:
 def _lock(handle: int, lock: Path) -> bool:
     """Lock a part folder that was just made; False if another process removes it, which took it for left behind."""
     try:
-        os.write(handle, _this_machine())
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take_lock(handle)
+        os.write(handle, _this_machine())  # after that: who finds this and a free lock knows that the writer is dead
     except BlockingIOError:
         return False
     except OSError as error:
@@ -222,7 +226,7 @@ def _lock(handle: int, lock: Path) -> bool:
 
 def _new_file(path: Path) -> int:
     """Make an empty file, and return its mode; asking for the umask itself would change it for other threads."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | PLAINLY, 0o666)
     try:
         return os.fstat(handle).st_mode
     finally:
@@ -230,7 +234,9 @@ def _new_file(path: Path) -> int:
 
 
 def _set_permissions(part: Path, mode: int) -> None:
-    handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if sys.platform == "win32":  # where files have what their folder allows
+        return
+    handle = os.open(part, os.O_RDONLY | PLAINLY)
     try:
         os.fchmod(handle, mode)
     finally:
@@ -275,6 +281,9 @@ def _take_free_name(part: Path, target: Path) -> None:
     Raises:
         FileExistsError: something bears it by now.
     """
+    if sys.platform == "win32":
+        part.rename(target)  # which replaces nothing there
+        return
     try:
         os.link(part, target, follow_symlinks=False)
     except OSError as error:
@@ -303,5 +312,5 @@ def _renamed_without_replacing(part: Path, target: Path) -> bool:
 
 
 def _replace_reservation(part: Path, target: Path) -> None:
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC))
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | PLAINLY))
     part.replace(target)

@@ -6,12 +6,15 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from basics.messages import first_of, nearest
+from basics.percent import from_percent
+
+Share = Annotated[float, BeforeValidator(from_percent)]  # a ratio, a LoRA's weight or a bound, also in percent
 
 
 class FrozenSettings(BaseModel):
@@ -52,7 +55,13 @@ def _explain_one(finding: ErrorDetails, model: type[BaseModel]) -> str:
     value = finding["input"]
     plain = isinstance(value, (str, int, float, bool, type(None)))
     got = f", got {value!r}" if plain and (not isinstance(value, str) or repr(value) not in message) else ""
-    return f"`{where}`: {message[0].lower()}{message[1:]}{got}"
+    return f"`{where}`: {message[0].lower()}{message[1:]}{got}{_as_share(value)}"
+
+
+def _as_share(value: Any) -> str:
+    """Return the advice to write a number without a percent sign; empty for anything else."""
+    number = from_percent(value)
+    return "" if number is value else f": a share is written without %, {value.strip()} is {number:g}"
 
 
 def _plain(message: str) -> str:

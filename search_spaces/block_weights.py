@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from basics.percent import from_percent
 from search_spaces.blocks import VAE, Architecture, blocks, place_label, text_encoders
 from search_spaces.errors import BlockWeightsError
 from search_spaces.families.registry import family_of
@@ -55,7 +56,7 @@ def format_block_weights(ratios: Mapping[str, float], architecture: Architecture
 
 def _number(item: str, position: int) -> float:
     try:
-        number = float(item)
+        number = float(from_percent(item))
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from basics.settings import FrozenSettings
+from basics.percent import from_percent
+from basics.settings import FrozenSettings, Share
 
 Granularity = Literal["uniform", "sections", "blocks", "auto"]
 
@@ -15,11 +23,11 @@ Granularity = Literal["uniform", "sections", "blocks", "auto"]
 class SlotSettings(FrozenSettings):
     """The settings of a method's parameter or of a LoRA's weight: a fixed number, or bounds to search.
 
-    The short form is `0.3` or `[0.1, 0.9]`, the full form `{bounds: [0.1, 0.9], granularity: blocks}`.
+    The short form is `0.3`, `30%` or `[0.1, 0.9]`, the full form `{bounds: [0.1, 0.9], granularity: blocks}`.
     """
 
-    value: float | None = Field(default=None, allow_inf_nan=False, description="fixed at this number")
-    bounds: tuple[float, float] | None = Field(default=None, description="searched between low and high")
+    value: Share | None = Field(default=None, allow_inf_nan=False, description="fixed at this number")
+    bounds: tuple[Share, Share] | None = Field(default=None, description="searched between low and high")
     granularity: Literal["one", "uniform", "sections", "blocks", "auto"] = Field(
         default="one", description="one number for everything, or as in the space's granularity"
     )
@@ -52,11 +60,11 @@ class SpaceSettings(FrozenSettings):
         description="one ratio for the whole U-Net (uniform), for each section, or for each block; "
         "auto: for each block, tied by section until the sampler finds that it pays to split one",
     )
-    bounds: dict[str, tuple[float, float]] = Field(
+    bounds: dict[str, tuple[Share, Share]] = Field(
         default_factory=dict,
         description="pattern -> (low, high); the default is the method's own; a later pattern wins",
     )
-    frozen: dict[str, float] = Field(
+    frozen: dict[str, Share] = Field(
         default_factory=dict,
         description="pattern -> the ratio these places keep, in every ratio slot; a later pattern wins",
     )
@@ -69,6 +77,18 @@ class SpaceSettings(FrozenSettings):
         description="parameter of the method, or LoRA -> its fixed number, or the bounds in which it is searched",
     )
     merge_vae: bool = Field(default=False, description="search the VAE's ratio, too; otherwise the VAE is A's")
+
+    @field_validator("bounds", "frozen", mode="before")
+    @classmethod
+    def _names_places(cls, given: Any, info: ValidationInfo) -> Any:
+        """Refuse numbers without the places that they are for."""
+        numbers = given if isinstance(given, (list, tuple)) else [given]
+        if not all(isinstance(number, (str, int, float)) for number in numbers) or not numbers:
+            return given
+        shown = ", ".join(f"{from_percent(number)}" for number in numbers)
+        written = f"[{shown}]" if isinstance(given, (list, tuple)) else shown
+        msg = f"it names places: write `{info.field_name}: {{'*': {written}}}` for all, or a pattern such as IN*"
+        raise ValueError(msg)
 
     @property
     def begins_coarse(self) -> bool:

@@ -21,6 +21,7 @@
     ├── PasswordError        a password file that cannot be used
     ├── StudyExistsError     a study of this name is there already
     ├── StudyMissingError    no study of this name
+    ├── StudyBusyError       workers are at a study that is to be deleted or renamed
     └── StudyChangedError    resume refused: a parent file or the suite is no longer the same
 
 The base of all is basics.errors.MergetuneError.
@@ -113,6 +114,10 @@ class StudyExistsError(StudyError):
 
 class StudyMissingError(StudyError):
     """There is no study of this name."""
+
+
+class StudyBusyError(StudyError):
+    """Workers are at work on a study that is to be deleted or renamed."""
 
 
 class StudyChangedError(StudyError):

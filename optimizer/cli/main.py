@@ -30,12 +30,12 @@ from optimizer.cli.common import USER_ERROR, debugging, errors, guarded, print_e
 from optimizer.cli.console import make_log_safe
 from optimizer.cli.process import INTERRUPTED
 from optimizer.cli.views.help import Commands
+from optimizer.cli.views.suggestions import meant_instead
 from optimizer.system.cores import wait_without_spinning
 
 app = Commands(
     name="mergetune",
     help="Search for the best merge of Stable Diffusion checkpoints, prove it, and export it.",
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(study.app, name="study")
@@ -110,5 +110,6 @@ def _wrong_usage(error: Exception) -> int:
             errors.print(message, markup=False)
     else:
         hint = f" (see `{context.command_path} --help`)" if context is not None else ""
-        print_error("error", f"{message.rstrip('.')}{hint}")
+        meant = None if context is None else meant_instead(message, context.find_root().command)
+        print_error("error", f"{message.rstrip('.')}{hint if meant is None else f': {meant}'}")
     return USER_ERROR

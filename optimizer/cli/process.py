@@ -19,12 +19,18 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 INTERRUPTED: Final = 128 + signal.SIGINT
-UNREAD: Final = 128 + signal.SIGPIPE  # what a shell says of a program whose reader has left, as `| head` does
+SIGPIPE: Final = 13  # Windows has none
+UNREAD: Final = 128 + SIGPIPE  # what a shell says of a program whose reader has left, as `| head` does
 UNWRITTEN: Final = 2
 CUT_OFF: Final = 3  # a file became shorter while it was read; the next start says what is wrong with it
 WIDTHS: Final = range(20, 10_000)  # columns of a terminal
 AGAIN_SECONDS: Final = 0.1
 STANDARD_STREAMS: Final = (0, 1, 2)
+if sys.platform == "win32":  # signals that ask this program to finish what it is at
+    STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGBREAK)
+else:
+    STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
+ALARM: Final[int | None] = getattr(signal, "SIGALRM", None)
 IMPORTLIB: Final = "<frozen importlib._bootstrap>"
 
 
@@ -77,6 +83,8 @@ def _fill_gaps() -> None:
 
 def _text(number: int, stream: TextIO | None) -> tuple[TextIO, Outlet]:
     outlet = Outlet(number, "w", closefd=False)
+    if sys.platform == "win32" and stream is not None and outlet.isatty():
+        return stream, outlet  # a console takes characters and no bytes
     encoding = "utf-8" if stream is None else stream.encoding
     by_line = number == 2 or outlet.isatty() or "PYTHONUNBUFFERED" in os.environ
     return io.TextIOWrapper(io.BufferedWriter(outlet), encoding, line_buffering=by_line), outlet
@@ -95,19 +103,25 @@ def watch_interrupts() -> None:
 
     Once would be lost there now and then: importlib has callbacks in which Python prints an exception and forgets it,
     and libraries have an `except:` around what they may do without. Where SIGINT is ignored, as in a shell's background
-    job, it stays so.
+    job, it stays so. Windows has no alarm to repeat it with: there it comes once.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if sys.platform != "win32" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
         signal.signal(signal.SIGALRM, _interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    arrives = number == signal.SIGALRM and came_from_interrupt(sys.exc_info()[1])
+    arrives = number == ALARM and came_from_interrupt(sys.exc_info()[1])
     if arrives or any(caller.f_code.co_filename == IMPORTLIB for caller in _callers(frame)):
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+        _set_alarm(AGAIN_SECONDS)
     if not arrives:  # what is cleaned up on its way out is not disturbed
         raise KeyboardInterrupt
+
+
+def _set_alarm(seconds: float) -> None:
+    """Let the alarm come after so many seconds; 0: not any more."""
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _callers(frame: FrameType | None) -> Iterator[FrameType]:
@@ -125,8 +139,8 @@ def came_from_interrupt(error: BaseException | None) -> bool:
 
 def interrupt_has_arrived() -> None:
     """Stop raising it."""
-    if signal.getsignal(signal.SIGALRM) is _interrupt:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    if sys.platform != "win32" and signal.getsignal(signal.SIGALRM) is _interrupt:
+        _set_alarm(0)
 
 
 def end_at_interrupts() -> None:

@@ -11,7 +11,7 @@ from optimizer.errors import RenderError
 from optimizer.merging.engine.ingredients import EXPORT_DTYPES, Ingredients
 from optimizer.merging.files.layout import Component, live_views
 from optimizer.rendering.models import live_dtypes
-from optimizer.system.devices import fault_of, usual_device
+from optimizer.system.devices import fault_of, remedy_of, usual_device
 from studies.recipe.recipe import DtypeName
 from studies.spec.rendering import RenderSettings
 
@@ -26,7 +26,7 @@ def choose_device(name: str) -> torch.device:
         return usual_device()
     reason = fault_of(name)
     if reason is not None:
-        raise RenderError(f"device {name!r} cannot be used ({reason}): write auto, cpu or cuda")
+        raise RenderError(f"device {name!r} cannot be used ({reason}): {remedy_of(reason)}")
     return torch.device(name)
 
 

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,8 @@ MAPS: Final = Path("/proc/self/maps")  # of Linux
 
 def report_cut_off_files(code: int) -> None:
     """From now on, end the process with one line and this exit code when a mapped file cannot be read any more."""
+    if sys.platform == "win32":  # which sends no signal, but ends the process as well
+        return
     set_handler = getattr(ctypes.CDLL(None), "signal", None)
     if set_handler is not None:
         set_handler.restype = ctypes.c_void_p
@@ -37,7 +40,7 @@ def _handler(code: int) -> Any:
 
     def end(_signal: int) -> NoReturn:
         while not first.acquire(blocking=False):  # another thread of the same kernel says it, and ends them all
-            signal.pause()
+            time.sleep(1)
         try:
             os.write(2, _message().encode(errors="backslashreplace"))
         finally:

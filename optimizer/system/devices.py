@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from functools import cache
+from typing import Final
 
 import torch
 
@@ -14,6 +16,31 @@ from scorers.memory import lacks_memory
 _log = logging.getLogger(__name__)
 
 NO_CARD = ("not compiled with CUDA", "Found no NVIDIA driver", "No CUDA GPUs are available")  # in torch's words
+
+
+INSTALL: Final = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl"
+_NEW, _OLD = (f"{INSTALL}/{tag}" for tag in ("cu130", "cu126"))
+REMEDIES: Final[Mapping[str, str]] = {  # torch's words -> what to do
+    "not compiled with CUDA": "this torch has no CUDA: `{new}`, or for cards before GTX 16 and RTX 20 `{old}`",
+    "no NVIDIA driver": "install NVIDIA's driver; a container must be started with GPUs",
+    "No CUDA GPUs are available": "torch sees no card: look at `nvidia-smi` and CUDA_VISIBLE_DEVICES",
+    "driver on your system is too old": "update NVIDIA's driver, or install a torch of an older CUDA: `{old}`",
+    "no kernel image": "this torch is not made for this card: `{old}` for cards before GTX 16 and RTX 20, else `{new}`",
+    "invalid device ordinal": "there is no card of this number: `nvidia-smi -L` lists them from 0",
+    "from the 'MPS' backend": "mps is the device of Apple's machines",
+}
+
+
+def remedy_of(fault: str) -> str:
+    """Return what to do about a device that cannot be used, for the end of a message.
+
+    Args:
+        fault: as `fault_of` returns it.
+    """
+    advice = next((advice for words, advice in REMEDIES.items() if words in fault), None)
+    if advice is None:
+        return "write auto, cpu or cuda"
+    return f"{advice.format(new=_NEW, old=_OLD)}. Or write auto, which takes what works"
 
 
 @cache

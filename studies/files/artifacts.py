@@ -176,6 +176,14 @@ class Artifacts:
         file = picture_name(name, key, shows)
         return any(stored.name == file for stored in self.store.files(file))
 
+    def shown_files(self, name: str, key: str) -> list[str]:
+        """List the pictures and the report of a study, as they are called in the store.
+
+        Args:
+            name, key: of the study.
+        """
+        return sorted(file.name for file in self.store.files(f"{name}~{key[:KEY_DIGITS]}-"))
+
     @property
     def for_optuna(self) -> OptunaArtifacts:
         """The same store by artifact id, as the dashboard reads it."""

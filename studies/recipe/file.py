@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from basics.messages import unknown_name
+from basics.percent import from_percent
 from basics.settings import FrozenSettings, explain
 from basics.texts import visible
 from scorers.config import SpecPath
@@ -70,9 +71,7 @@ def _checked_numbers(value: Any) -> float | str | dict[str, Any]:
         return {str(key): _checked_entry(str(key), entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return ",".join(repr(_checked_number(entry)) for entry in value)
-    if isinstance(value, str):
-        if "," not in value:
-            raise ValueError(EXPECTED)
+    if isinstance(value, str) and "," in value:
         return value
     return _checked_number(value)
 
@@ -88,6 +87,7 @@ def _checked_entry(key: str, value: Any) -> float | str:
 
 
 def _checked_number(value: Any) -> float:
+    value = from_percent(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         found = f"; got {value!r} in it" if isinstance(value, str) else ""
         raise ValueError(EXPECTED + found)

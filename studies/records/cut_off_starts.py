@@ -26,11 +26,13 @@ def cut_off_starts(database: Database) -> dict[str, str]:
 
 
 def remove_cut_off_start(database: Database, artifacts: Artifacts, name: str, key: str) -> None:
-    """Remove what a start left that was cut off.
+    """Remove what a start left that was cut off, or a deletion.
 
     Raises:
         ArtifactError: a file cannot be removed; then Optuna's part, which names the key, stays too.
     """
     for file in list(artifacts.store.files(f"studies/{key}/")):
         artifacts.store.remove(file.name)
+    for shown in artifacts.shown_files(name, key):
+        artifacts.store.remove(shown)
     optuna.delete_study(study_name=name, storage=database.storage)

@@ -6,6 +6,7 @@ A file that is removed or moved stays open for those who have it open: what they
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class OpenedFile:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._identity = _identity(file)
-        if hasattr(os, "O_PATH"):
+        if sys.platform == "linux":
             weakref.finalize(self, os.close, os.open(file, os.O_PATH | os.O_CLOEXEC))
 
     def require_same(self) -> None:

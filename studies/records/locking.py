@@ -11,7 +11,6 @@ A new holder waits until nobody has that second lock. A transaction of the old o
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -27,6 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from basics.file_locks import content_of, replace_content, take_lock
 from basics.files import open_lock_file
 from studies.errors import DatabaseError, DatabaseLockedError, LockLostError
 from studies.records.refusals import sqlstate
@@ -103,7 +103,7 @@ def _taken(file: Path) -> int:
 def _lock_alone(handle: int, file: Path, wait: Wait) -> None:
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(handle)
         except BlockingIOError:
             if not wait.goes_on(lambda: f"the lock of {file}, which {_file_holder(handle)}"):
                 raise DatabaseLockedError(
@@ -130,8 +130,7 @@ def _name_holder(handle: int) -> None:
         return
     who = {"host": socket.gethostname(), "pid": os.getpid(), "process": process_identity(os.getpid())}
     with suppress(OSError):  # read-only, or the disk is full
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(who | {"since": time.time()}).encode(), 0)
+        replace_content(handle, json.dumps(who | {"since": time.time()}).encode())
 
 
 def _forget_holder(handle: int) -> None:
@@ -144,7 +143,7 @@ def _forget_holder(handle: int) -> None:
 def _file_holder(handle: int) -> str:
     """Return in words who holds a lock's file, as far as it says so."""
     try:
-        who = json.loads(os.pread(handle, 4096, 0))
+        who = json.loads(content_of(handle, 4096))
         if is_running(who["pid"], who["process"]):
             return _in_words(f"process {who['pid']} on {who['host']}", time.time() - who["since"])
     except (OSError, ValueError, KeyError, TypeError):  # empty, or somebody is writing it

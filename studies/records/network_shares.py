@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from studies.errors import DatabaseError
 from studies.system.database_url import database_file
 
 MOUNTS = Path("/proc/self/mountinfo")
+DRIVE = "network drive"  # of Windows
 SHARES = frozenset(
     {"9p", "afpfs", "afs", "beegfs", "ceph", "cifs", "davfs", "glusterfs", "gpfs", "lustre"}
-) | frozenset({"nfs", "nfs4", "smb", "smb2", "smb3", "smbfs", "webdav"})
+) | frozenset({"nfs", "nfs4", "smb", "smb2", "smb3", "smbfs", "webdav", DRIVE})
 SHARES_BY_PROGRAMS = frozenset(
     {"ceph", "davfs2", "gcsfuse", "glusterfs", "juicefs", "rclone", "s3fs", "smbnetfs", "sshfs"}
 )
@@ -58,7 +59,10 @@ def mounts() -> list[Mount]:
         return parse_mountinfo(MOUNTS.read_text(encoding="utf-8", errors="surrogateescape"))
     import psutil
 
-    return [Mount(partition.mountpoint, partition.fstype) for partition in psutil.disk_partitions(all=True)]
+    return [
+        Mount(each.mountpoint, DRIVE if "remote" in each.opts.split(",") else each.fstype)  # so Windows calls them
+        for each in psutil.disk_partitions(all=True)
+    ]
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
@@ -77,10 +81,13 @@ def _unescaped(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
-def mount_of(path: Path, known: Sequence[Mount]) -> Mount | None:
-    """Return the mount that an absolute path lies on.
+def mount_of(path: PurePath, known: Sequence[Mount]) -> Mount | None:
+    r"""Return the mount that an absolute path lies on.
 
-    It is that of the longest prefix, and of several the last, which hides the others.
+    It is that of the longest prefix, and of several the last, which hides the others. A path of Windows that begins
+    with `\\server\share` needs no mount.
     """
+    if path.drive.startswith("\\\\"):
+        return Mount(path.drive, DRIVE)
     above = [mount for mount in known if path.is_relative_to(mount.point)]
-    return max(reversed(above), key=lambda mount: len(Path(mount.point).parts), default=None)
+    return max(reversed(above), key=lambda mount: len(type(path)(mount.point).parts), default=None)

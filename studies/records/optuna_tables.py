@@ -9,13 +9,14 @@ which checks their version when the database is opened. The form of a note is op
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, distribution_to_json
 from sqlalchemy import Connection
 
+from studies.files.artifacts import picture_attributes
 from studies.records.database import Database
 
 NOTE_LETTERS = 2045  # of a piece, as optuna-dashboard cuts them
@@ -144,6 +145,21 @@ def store_figures(database: Database, optuna_study_id: int, names: str, figures:
         connection.execute(_attributes.delete().where(_attributes.c.study_id == optuna_study_id, ours))
         if rows:
             connection.execute(_attributes.insert(), rows)
+
+
+def rename_optuna_study(connection: Connection, name: str, new: str, pictures: Sequence[str]) -> None:
+    """Rename a study in the transaction that renames ours, and forget its pictures, whose names begin with its own.
+
+    Args:
+        pictures: names of their files.
+    """
+    found = connection.execute(sa.select(_studies.c.study_id).where(_studies.c.study_name == name)).scalar()
+    if found is None:  # deleted in the dashboard
+        return
+    connection.execute(_studies.update().where(_studies.c.study_id == found).values(study_name=new))
+    keys = [key for file in pictures for key in picture_attributes(file, "")]
+    this = _attributes.c.study_id == found
+    connection.execute(_attributes.delete().where(this, _attributes.c.key.in_(keys)))
 
 
 def _lock_study(connection: Connection, optuna_study_id: int) -> None:

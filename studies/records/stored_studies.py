@@ -58,6 +58,8 @@ def create_study(
     directions: Sequence[Direction],
     names: Sequence[str],
     first_trials: FirstTrials | None = None,
+    *,
+    like: StoredStudy | None = None,
 ) -> StudyRecords:
     """Store a study, in our tables and in Optuna's: with the trials that it begins with, or not at all.
 
@@ -65,11 +67,15 @@ def create_study(
         directions: "maximize" or "minimize" for each objective.
         names: what the objectives are called in the dashboard.
         first_trials: those that it begins with, if any.
+        like: a study whose versions and files of scorers are this one's, too; None takes those of here and now.
 
     Raises:
         StudyExistsError: the name is taken.
     """
-    software, files = software_versions(), fingerprints(spec)  # before the lock: they may read gigabytes
+    if like is None:
+        software, files = software_versions(), fingerprints(spec)  # before the lock: they may read gigabytes
+    else:
+        software, files = dict(like.software), dict(like.fingerprints)
     with database.exclusive():  # otherwise two of one name could be begun at once
         require_new(database, spec.study)
         in_optuna, key = create_optuna_study(database, spec.study, directions, names)
@@ -122,14 +128,17 @@ def _insert_study(
     return study_id
 
 
-def require_new(database: Database, name: str) -> None:
+def require_new(database: Database, name: str, besides: str | None = None) -> None:
     """Refuse a name that is taken.
+
+    Args:
+        besides: a study that may have it.
 
     Raises:
         StudyExistsError: it is.
     """
     with database.engine.connect() as connection:
-        there = the_same(name, _names(connection))
+        there = the_same(name, [known for known in _names(connection) if known != besides])
     if there is not None:
         command = advised(f'study resume "{there}"', database.url)
         raise StudyExistsError(

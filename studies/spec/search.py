@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from basics.settings import FrozenSettings
+from basics.settings import FrozenSettings, Share
 from scorers.config import SpecPath
 from search_spaces.block_presets import block_preset
 from search_spaces.slots import beyond_usual
@@ -15,7 +15,7 @@ from studies.spec.sampler_names import is_sampler
 
 SamplerName = Literal["depth", "gp", "tpe", "cmaes", "nsgaii", "qmc", "random"]
 PREDICTING: tuple[SamplerName, ...] = ("depth",)  # samplers that say how much improvement they expect of a trial
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[Share, Field(allow_inf_nan=False)]
 
 
 class SamplerSettings(FrozenSettings):
@@ -81,14 +81,28 @@ class ProbeSettings(FrozenSettings):
         return tuple(f"uniform {ratio:g} is {why}" for ratio, why in found if why is not None)
 
 
+USUAL_BATCH = 16
+LEAST_BATCH = 4  # fewer images would not show how much they vary
+
+
 class RacingSettings(FrozenSettings):
     """Settings of racing, which stops a trial once it is almost certainly worse than the best so far."""
 
-    batch: int = Field(default=16, ge=4)  # images between two checks; fewer would not show how much they vary
+    batch: int = Field(default=USUAL_BATCH, ge=LEAST_BATCH)  # images between two checks
     confidence: float = Field(default=0.99, ge=0.5, lt=1)  # that a trial as good as the best renders the full suite
     # sha256 that shuffles the suite before it is divided into stages. None: the suite's own; a study whose suite had
     # another one when it began, in an earlier version, keeps that.
     order: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+    def fitted(self, items: int) -> RacingSettings:
+        """Return these settings with a batch that fits the suite, if none was written: one check at least.
+
+        Args:
+            items: of the suite.
+        """
+        if "batch" in self.model_fields_set or items > USUAL_BATCH:
+            return self
+        return self.model_copy(update={"batch": max(LEAST_BATCH, items // 2)})
 
 
 class BudgetSettings(FrozenSettings):

@@ -56,11 +56,32 @@ class LoraSettings(FrozenSettings):
     weight: SlotSettings = SlotSettings(bounds=(0.0, 1.0))
 
 
+LONGEST_NAME = 60  # characters
+
+
+def usable_name(written: str) -> str:
+    """Return a study's name in the form in which it is stored.
+
+    Raises:
+        ValueError: no study can be called so.
+    """
+    name = plain(written)
+    wrong = unseen(name) or next((in_words(each) for each in name if not _may_be_in_file_name(each)), None)
+    if wrong is not None or not (name[:1].isalnum() or name.startswith("_")):
+        which = f": {wrong} is none of them" if wrong else ""
+        msg = f"use letters, digits, spaces and . + - _ only, beginning with a letter or digit{which}"
+        raise ValueError(msg)
+    if len(name) > LONGEST_NAME:
+        msg = f"use at most {LONGEST_NAME} characters, got {len(name)}"
+        raise ValueError(msg)
+    return name
+
+
 class StudySpec(FrozenSettings):
     """A study as the user asked for it."""
 
     OTHER_WORDS: ClassVar[Mapping[str, str]] = STUDY_WORDS
-    study: str = Field(min_length=1, max_length=60)
+    study: str = Field(min_length=1, max_length=LONGEST_NAME)
     parents: tuple[SpecPath, ...]
     method: str | None = None  # merges all parents in one step; by default weighted_sum
     steps: tuple[StepSettings, ...] | None = None
@@ -94,15 +115,7 @@ class StudySpec(FrozenSettings):
     @field_validator("study")
     @classmethod
     def _usable_name(cls, value: str, info: ValidationInfo) -> str:
-        if not _is_read_from_file(info):
-            return value
-        name = plain(value)
-        wrong = unseen(name) or next((in_words(each) for each in name if not _may_be_in_file_name(each)), None)
-        if wrong is not None or not (name[:1].isalnum() or name.startswith("_")):
-            which = f": {wrong} is none of them" if wrong else ""
-            msg = f"use letters, digits, spaces and . + - _ only, beginning with a letter or digit{which}"
-            raise ValueError(msg)
-        return name
+        return usable_name(value) if _is_read_from_file(info) else value
 
     @field_validator("objectives")
     @classmethod
@@ -142,6 +155,12 @@ class StudySpec(FrozenSettings):
         if isinstance(value, bool):
             return RacingSettings() if value else None
         return value
+
+    @field_validator("racing")
+    @classmethod
+    def _fitted_racing(cls, value: RacingSettings | None, info: ValidationInfo) -> RacingSettings | None:
+        suite = info.data.get("suite")  # missing if it is wrong
+        return value if value is None or suite is None else value.fitted(len(suite.items()))
 
     @model_validator(mode="after")
     def _racing_fits(self) -> Self:
@@ -390,7 +409,8 @@ def parse_spec(text: str, *, base_dir: Path, origin: str = "spec") -> StudySpec:
 def _read(text: str, *, base_dir: Path, origin: str) -> ReadSpec:
     data = parse_yaml(text, origin, SpecError)
     if not isinstance(data, dict):
-        raise SpecError(f"{origin} contains no settings: expected `study:`, `parents:`, `suite:`, `scorers:`")
+        colons = "; put a space after each colon" if isinstance(data, str) and ":" in data else ""
+        raise SpecError(f"{origin} contains no settings: expected `study:`, `parents:`, `suite:`, `scorers:`{colons}")
     return checked_spec(data, text, base_dir=base_dir, origin=origin)
 
 

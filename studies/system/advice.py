@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
 
 DEFAULT_STORAGE = "sqlite:///mergetune.db"
 STORAGE_VARIABLE = "MERGETUNE_STORAGE"
@@ -17,6 +20,11 @@ def advised(command: str, url: str, options: str = "") -> str:
         options: what follows, each with a leading space.
     """
     return f"mergetune {command}{storage_option(url)}{options}"
+
+
+def quoted(word: str) -> str:
+    """Return a word as this system's shells take it: in quotes if it needs them."""
+    return subprocess.list2cmdline([word]) if sys.platform == "win32" else shlex.quote(word)
 
 
 def storage_option(url: str) -> str:

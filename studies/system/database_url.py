@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -11,6 +10,7 @@ from sqlalchemy.exc import ArgumentError
 
 from basics.names import as_on_disk, from_home, typed_path
 from studies.errors import DatabaseError
+from studies.system.advice import quoted
 
 SQLITE = frozenset({"sqlite", "sqlite+pysqlite"})
 
@@ -99,7 +99,7 @@ def storage_argument(url: str) -> str:
     """Return what to write behind `--storage` in a shell to name a database; a password is left out."""
     file = database_file(url)
     # A path that leads through a link would be resolved, and the artifacts are beside the link.
-    return shlex.quote(redacted(url) if file is None or complete_url(str(file)) == url else url)
+    return quoted(redacted(url) if file is None or complete_url(str(file)) == url else url)
 
 
 def same_database(one: str, other: str) -> bool:

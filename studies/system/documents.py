@@ -11,19 +11,7 @@ import yaml
 
 from basics import foreign
 from studies.errors import StudyError
-
-_FIRST: Final = "put a text in quotes that begins with @ [ { ` % * & ! | > or a quotation mark"
-_HINTS: Final = {  # words in PyYAML's problem -> what the writer of a text may do
-    "mapping values are not allowed": "put a text that contains a colon and a space in quotes",
-    "cannot start any token": _FIRST,
-    "undefined alias": _FIRST,
-    "expected alphabetic or numeric character": _FIRST,
-    "could not determine a constructor": _FIRST,
-    "expected a comment or a line break": _FIRST,
-    "expected chomping or indentation": _FIRST,
-    "expected <block end>": _FIRST,
-    "expected ',' or": "put a text that contains a comma, a bracket or a # in quotes",
-}
+from studies.system.yaml_errors import fault_in
 
 DOCUMENT_BYTES: Final = 1_000_000  # hundreds of times those of a large spec
 MOST_VALUES: Final = 100_000  # of a document, each counted as often as aliases repeat it; 30,000 take a second
@@ -56,12 +44,13 @@ class _Loader(yaml.SafeLoader):
         return root
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
+        seen: dict[str, yaml.Mark] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-                seen.add(key.value)
+                first = seen.setdefault(key.value, key.start_mark)
+                if first is not key.start_mark:
+                    problem = f"{key.value!r} is given twice"
+                    raise yaml.constructor.ConstructorError(None, first, problem, key.start_mark)
         return super().construct_mapping(node, deep=deep)
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
@@ -102,10 +91,11 @@ def parse_yaml(text: str, origin: str, error: type[StudyError]) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as reason:
-        where = getattr(reason, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where else ""
-        problem = str(getattr(reason, "problem", reason))
-        raise error(f"{origin} is not valid YAML{line}: {problem}{_hint(problem)}") from reason
+        fault = fault_in(reason, text)
+        if fault is None:
+            raise error(f"{origin} is not valid YAML: {' '.join(str(reason).split())}") from reason
+        where = f"line {fault.line}, column {fault.column}"
+        raise error(f"{origin} is not valid YAML in {where}: {fault.words}") from reason
     except (ValueError, RecursionError) as reason:  # a date that does not exist, a thousand brackets
         raise error(f"{origin} is not valid YAML: {reason}; put a text that looks like a date in quotes") from reason
 
@@ -143,11 +133,6 @@ def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
             inner = [each for pair in node.value for each in pair]
         counts[id(node)] = 1 + sum(_count_values(each, counts) for each in inner)
     return counts[id(node)]
-
-
-def _hint(problem: str) -> str:
-    """Say how a text is written that YAML cannot read; empty where that is hardly the problem."""
-    return next((f"; {hint}" for words, hint in _HINTS.items() if words in problem), "")
 
 
 def parse_json(text: str, origin: str, error: type[StudyError]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -17,9 +18,10 @@ def process_identity(pid: int) -> str | None:
     if space is None:
         return _start_time(pid)
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
+    state, *fields = text.rpartition(")")[2].split()
     return None if state in {"Z", "X"} else f"{space} {fields[18]}"
 
 
@@ -40,6 +42,10 @@ def is_running(pid: int, identity: str | None) -> bool:
 
 def process_exists(pid: int) -> bool:
     """Return whether any process has this number."""
+    if sys.platform == "win32":  # where `os.kill` would end it
+        import psutil
+
+        return bool(psutil.pid_exists(pid))
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

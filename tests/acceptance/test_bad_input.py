@@ -175,7 +175,7 @@ BAD_SPECS: list[tuple[dict[str, Any], list[str]]] = [
     ({"final": {"top": -1}}, ["`final.top`", "greater than or equal to 0"]),
     ({"final": {"tpo": 1}}, ["`final.tpo`", "did you mean `top`?"]),
     ({"sampler": {"options": {"n_startup_trails": 1}}}, ["n_startup_trails"]),
-    ({"racing": True}, ["`racing`", "every 16 images", "the suite has"]),
+    ({"racing": {"batch": 16}}, ["`racing`", "every 16 images", "the suite has"]),
     ({"racing": {"bach": 4}}, ["`racing.bach`", "did you mean `batch`?"]),
     ({"racing": {"batch": 2}}, ["`racing.batch`", "greater than or equal to 4"]),
     ({"racing": {"confidence": 1}}, ["`racing.confidence`", "less than 1"]),

@@ -17,6 +17,7 @@ from optimizer.cli.common import (
     console,
     database_to_change,
     database_to_read,
+    errors,
     escaped,
     fail,
     stored_url,
@@ -44,6 +45,7 @@ def dashboard(
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Allow no change or deletion from the browser.")
     ] = False,
+    show: Annotated[bool, typer.Option("--open", help="Open the dashboard in the browser.")] = False,
 ) -> None:
     """Serve the dashboard, which shows every trial with its contact sheet, recipe, gain and timings."""
     from optimizer.cli.workers.session import patiently
@@ -57,11 +59,18 @@ def dashboard(
         )
     url = stored_url(storage)
     database = patiently(lambda: database_to_read(url) if read_only else database_to_change(url))
-    _serve(database, artifacts, host, port, password, changes=not read_only)
+    _serve(database, artifacts, host, port, password, changes=not read_only, show=show)
 
 
 def _serve(
-    database: Database, artifacts: str | None, host: str, port: int, password: str | None, *, changes: bool
+    database: Database,
+    artifacts: str | None,
+    host: str,
+    port: int,
+    password: str | None,
+    *,
+    changes: bool,
+    show: bool,
 ) -> None:
     from optimizer.cli.views.page_refresh import PageRefresh
     from optimizer.observe.dashboard import make_server
@@ -75,13 +84,24 @@ def _serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
     server = make_server(database, folder, host, port, password, changes=changes)
     address = f"[{host}]" if ":" in host else host
-    console.print(escaped(f"dashboard: http://{address}:{server.port}/dashboard/  (Ctrl-C to stop)"), soft_wrap=True)
+    page = f"http://{address}:{server.port}/dashboard/"
+    console.print(escaped(f"dashboard: {page}  (Ctrl-C to stop)"), soft_wrap=True)
+    if show:
+        _open_in_browser(page)
     if refresh is not None:
         refresh.start()
     with suppress(KeyboardInterrupt):
         server.run()
     if refresh is not None:
         refresh.end()
+
+
+def _open_in_browser(page: str) -> None:
+    """Open a page that is served in a moment; the server's socket takes the browser's request already."""
+    import webbrowser
+
+    if not webbrowser.open(page):
+        errors.print("[yellow]note:[/] no browser was found here: open the address above yourself")
 
 
 def _is_loopback(host: str) -> bool:

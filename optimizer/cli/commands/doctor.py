@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +19,7 @@ from optimizer.cli.common import (
     loading_libraries,
     storage_url,
 )
-from studies.system.advice import DEFAULT_STORAGE, advised
+from studies.system.advice import DEFAULT_STORAGE, advised, quoted
 
 if TYPE_CHECKING:
     from optimizer.upkeep.doctor import Diagnosis, Finding
@@ -60,8 +59,8 @@ def doctor(
 
 def _mending(study: str | None, url: str, artifacts: str | None) -> str:
     """Return the command that mends what was found."""
-    name = "" if study is None else f" {shlex.quote(study)}"
-    folder = "" if artifacts is None else f" --artifacts {shlex.quote(artifacts)}"
+    name = "" if study is None else f" {quoted(study)}"
+    folder = "" if artifacts is None else f" --artifacts {quoted(artifacts)}"
     return advised(f"study doctor{name} --mend", url, folder)
 
 

@@ -229,14 +229,14 @@ def _sized(draft: Draft, cache: Path, *, measure: bool) -> Draft:
 
 def _write(draft: Draft, output: Path, *, force: bool) -> None:
     """Write the spec, and say what comes next."""
-    import shlex
 
     from basics.files import replacing
     from optimizer.cli.views.drafting import print_size
     from optimizer.drafting.spec_text import spec_text
+    from studies.system.advice import quoted
 
     with replacing(output, overwrite=force) as part:
         part.write_text(spec_text(draft), encoding="utf-8")
     print_size(draft)
-    command = f"mergetune study check {shlex.quote(str(output))}"
+    command = f"mergetune study check {quoted(str(output))}"
     console.print(f"[green]wrote {escaped(str(output))}.[/] Read it, change it, then: {escaped(command)}")

@@ -13,6 +13,7 @@ import typer
 
 from basics.messages import counted
 from basics.names import typed_path
+from basics.percent import from_percent
 from optimizer.cli.commands.inspection import reading
 from optimizer.cli.common import console, errors, escaped, fail, loading_libraries, require_usual, safetensors_target
 from optimizer.cli.views.help import Commands
@@ -217,7 +218,7 @@ def _path_and_weight(text: str) -> tuple[Path, float]:
         return typed_path(text), 1.0
     path, _, number = text.rpartition(":")
     try:
-        weight = float(number)
+        weight = float(from_percent(number))
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):

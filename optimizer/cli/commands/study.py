@@ -1,8 +1,10 @@
-"""The commands `mergetune study ...`: check, start, resume, finish, list, show, report, stop, pause, priority."""
+"""The commands `mergetune study ...`: check, start, resume, finish, list, show, report, stop, pause, priority.
+
+Those of other modules in this folder are added to the group here.
+"""
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +13,10 @@ import typer
 
 from basics.messages import counted
 from basics.names import plain, typed_path
-from optimizer.cli.commands import doctor, insight, pruning, reporting, rescoring
+from optimizer.cli.commands import doctor, insight, pruning, reporting, rescoring, whole_studies
 from optimizer.cli.common import (
     ArtifactFolder,
+    AsJson,
     CacheFolder,
     Storage,
     StudyName,
@@ -29,10 +32,11 @@ from optimizer.cli.common import (
     storage_url,
 )
 from optimizer.cli.views.help import Commands
+from optimizer.cli.workers.ending import Notify, notifying
 from optimizer.cli.workers.local_workers import Workers, worker_count
 from optimizer.cli.workers.model_folders import Moved, digest_cache, require_folders, searched_folders
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
-from studies.system.advice import DEFAULT_STORAGE, advised
+from studies.system.advice import DEFAULT_STORAGE, advised, quoted
 
 if TYPE_CHECKING:
     from optimizer.runtime.plan import Plan
@@ -49,6 +53,9 @@ app.command()(reporting.report)
 app.command()(doctor.doctor)
 app.command()(pruning.prune_artifacts)
 app.command()(rescoring.rescore)
+app.command()(whole_studies.delete)
+app.command()(whole_studies.rename)
+app.command()(whole_studies.clone)
 
 
 @app.command()
@@ -106,7 +113,7 @@ def check(
         print_notes(found.notes if found is not None else ())
     if timed:
         _print_timing(plan, cache_folder(cache))
-    again = advised(f"study start {shlex.quote(str(spec))}", storage_url(storage))
+    again = advised(f"study start {quoted(str(spec))}", storage_url(storage))
     console.print(f"[green]The spec is fine.[/] Start it with: {escaped(again)}", soft_wrap=True)
 
 
@@ -139,6 +146,7 @@ def start(
     detach: Detach = False,
     log_json: LogJson = None,
     metrics: MetricsAddress = None,
+    notify: Notify = None,
 ) -> None:
     """Start a study, and work on it until its budget is spent."""
     from optimizer.cli.workers.new_study import register_study, start_study
@@ -150,9 +158,11 @@ def start(
         records = register_study(spec, url, caches, artifacts)
         console.print(f"{escaped(records.study.name)} is registered; its workers will run it", soft_wrap=True)
         return
-    records, runtime = start_study(spec, url, caches, artifacts)
-    others = environments_of_others(count, runtime, url, artifacts, caches)
-    work_on(records, runtime, artifacts, monitoring, others)
+    with notifying(notify) as ending:
+        records, runtime = start_study(spec, url, caches, artifacts)
+        ending.study = records.study.name
+        others = environments_of_others(count, runtime, url, artifacts, caches)
+        ending.outcome = "ended" if work_on(records, runtime, artifacts, monitoring, others) else "stopped"
 
 
 @app.command()
@@ -173,6 +183,7 @@ def resume(
     detach: Detach = False,
     log_json: LogJson = None,
     metrics: MetricsAddress = None,
+    notify: Notify = None,
 ) -> None:
     """Continue a study with the sampler, seed and settings that it began with."""
     from optimizer.cli.workers.loading import load_runtime, open_asked_study, open_unchanged_plan
@@ -202,6 +213,7 @@ def resume(
     records = patiently(lambda: open_study(database, name), monitoring)
     with loading_libraries():
         from optimizer.cli.views.final import print_repeats
+        from optimizer.cli.views.next_steps import print_next
 
         folders = searched_folders(models, caches)
     budget = records.study.spec.budget if spec is None else spec.budget
@@ -229,9 +241,12 @@ def resume(
         print_outcome(records, artifacts)
         print_report(records, Artifacts.beside(url, artifacts))
         print_end(records, models)
+        print_next(records)
         return
-    others = environments_of_others(count, runtime, url, artifacts, caches)
-    work_on(records, runtime, artifacts, monitoring, others, models)
+    with notifying(notify) as ending:
+        ending.study = records.study.name
+        others = environments_of_others(count, runtime, url, artifacts, caches)
+        ending.outcome = "ended" if work_on(records, runtime, artifacts, monitoring, others, models) else "stopped"
 
 
 @app.command()
@@ -257,6 +272,7 @@ def finish(
     records = open_study(database, study)
     with loading_libraries():
         from optimizer.cli.views.final import finish_study
+        from optimizer.cli.views.next_steps import print_next
         from optimizer.cli.views.progress import OutageReporter
         from optimizer.cli.views.report import print_study, study_objective
         from optimizer.cli.views.study_page import describe_study
@@ -274,6 +290,7 @@ def finish(
     describe_study(records, folder)
     print_study(records, every_trial=False)
     print_report(records, folder)
+    print_next(records)
 
 
 @app.command(name="list")
@@ -292,17 +309,24 @@ def show(
     storage: Storage = DEFAULT_STORAGE,
     trials: Annotated[bool, typer.Option("--trials", help="List every trial.")] = False,
     weights: Weights = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show a study's results: parents, best trial, gains with their intervals, final, failures."""
+    import json
+
     database = database_to_read(storage)
     from studies.records.stored_studies import open_study
 
     records = open_study(database, study)
     with loading_libraries():
         from optimizer.cli.views.report import print_study, study_objective
+        from optimizer.cli.views.study_facts import study_facts
 
-    objectives = study_objective(records.study).names
-    print_study(records, every_trial=trials, weights=parsed_weights(weights, objectives))
+    chosen_by = parsed_weights(weights, study_objective(records.study).names)
+    if as_json:
+        typer.echo(json.dumps(study_facts(records, chosen_by), indent=2, allow_nan=False))
+        return
+    print_study(records, every_trial=trials, weights=chosen_by)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,8 +28,6 @@ from studies.records.database import Database
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.records.workers import live_workers, workers_at
-
-FRONT_SHOWN = 12  # members of a Pareto front
 
 
 def studies_table(database: Database) -> ReportTable:
@@ -175,7 +173,7 @@ def notable_trials(trials: Sequence[StoredTrial], objective: Objective, best: Be
     """Return the parents, the best uniform merge, the best observed trials, and the best of the study."""
     parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
     uniform = best_trials([trial for trial in trials if trial.origin.kind == "uniform"], objective)[:1]
-    observed = best_trials(trials, objective)[:FRONT_SHOWN]
+    observed = best_trials(trials, objective)[:1] if len(objective.names) == 1 else []  # a front has its own table
     chosen = [] if best is None else [best.trial, *([] if best.merge is None else [best.merge])]
     notable = {trial.number: trial for trial in (*parents, *uniform, *observed, *chosen)}
     return list(notable.values())
@@ -205,9 +203,10 @@ def _scores_table(
     means = {}
     for trial in shown:
         role = f"[bold]{roles[trial.number]}[/]: " if trial.number in roles else ""
-        table.head(f"{role}{escaped(trial.title)}\n(trial {trial.number})", justify="right")
+        table.head(f"{role}{escaped(_titled(study, trial))}\n(trial {trial.number})", justify="right")
         means[trial.number] = dict(trial.objectives) | trial_scores(records, trial).means
-    for name in ((SINGLE,) if objective.terms else ()) + tuple(study.spec.scorers):
+    single = objective.terms and not _is_its_only_score(objective, means.values())
+    for name in ((SINGLE,) if single else ()) + tuple(study.spec.scorers):
         label = infos[name].report_name(len(study.spec.suite.looked_at_by(name))) if name in infos else name
         if label != name and name in infos and name != study.spec.scorers[name].kind:
             label = f"{name}: {label}"
@@ -217,6 +216,20 @@ def _scores_table(
             end_section=True,
         )
     return table
+
+
+def _titled(study: StoredStudy, trial: StoredTrial) -> str:
+    """Return what a trial is, for the head of a column; a parent also by its file."""
+    files = {parent.letter: parent.path.stem for parent in study.parents}
+    return trial.title if trial.origin.parent is None else f"{trial.title}\n{files[trial.origin.parent]}"
+
+
+def _is_its_only_score(objective: Objective, means: Iterable[Mapping[str, float]]) -> bool:
+    """Return whether the objective is a score of the same values, which needs no row of its own."""
+    if len(objective.terms) != 1:
+        return False
+    score = objective.terms[0].scorer
+    return all(SINGLE in each and each[SINGLE] == each.get(score) for each in means)
 
 
 def _score_cell(trial: StoredTrial, name: str, value: float | None) -> str:
@@ -234,20 +247,22 @@ def value_text(value: float, error: float | None) -> str:
 
 def _trials_table(study: StoredStudy, trials: Sequence[StoredTrial], objective: Objective) -> ReportTable:
     table = ReportTable(f"trials of {escaped(study.name)}")
-    for head in ("trial", "origin", "state", *objective.names, "gain (95 % interval)", "seconds"):
+    several = len(objective.names) > 1  # then they are lines: columns would not fit
+    for head in ("trial", "origin", "state", "objectives" if several else SINGLE, "gain (95 % interval)", "seconds"):
         table.head(head)
     items = len(study.spec.suite.items())
     for trial in trials:
         mark = "~" if trial.estimated else ""
-        values = [
-            mark + value_text(trial.objectives[name], trial.errors.get(name)) if name in trial.objectives else ""
+        value = "\n".join(
+            (f"{escaped(name)} " if several else "") + mark + value_text(trial.objectives[name], trial.errors.get(name))
             for name in objective.names
-        ]
+            if name in trial.objectives
+        )
         gains = trial.gains_over_others
-        gain = "; ".join(gain_text(gains[name]) for name in objective.names if name in gains)
+        gain = "\n".join(gain_text(gains[name]) for name in objective.names if name in gains)
         seconds = f"{sum(trial.seconds.values()):.1f}" if trial.seconds else ""
         table.add_row(
-            str(trial.number), escaped(trial.title), stopped_after(trial, items) or trial.state, *values, gain, seconds
+            str(trial.number), escaped(trial.title), stopped_after(trial, items) or trial.state, value, gain, seconds
         )
     return table
 

@@ -7,19 +7,19 @@ from typing import Final as Constant
 from typing import get_args
 
 from basics.messages import counted
-from optimizer.cli.views.final import final_lines, finish_command
+from optimizer.cli.views.final import final_lines
+from optimizer.cli.views.next_steps import next_commands
 from optimizer.cli.views.report import best_in_words, study_objective
 from optimizer.insight.interactive import save_figures
 from optimizer.observe.trial_notes import in_markdown
-from optimizer.search.stopping import own_trials, stored_end
+from optimizer.search.stopping import own_trials
 from optimizer.trial.best import Best, best_of, load_results
 from studies.files.artifacts import Artifacts, PictureKind, picture_attributes, picture_id, picture_name
-from studies.records.finals import Final, lacks_final
+from studies.records.finals import Final
 from studies.records.optuna_studies import optuna_study
 from studies.records.optuna_tables import store_part_of_study_note, store_trial_names
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
-from studies.system.advice import advised
 
 BEST: Constant = "best"  # the user attribute of a study that names its best trial
 PICTURES: Constant[Mapping[PictureKind, str]] = {
@@ -104,19 +104,6 @@ def _note(
         lines = final_lines(records, final, objective)
         outdated = ["this final is outdated: trials have finished since"] if final.is_outdated(trials) else []
         parts.append("\n".join(f"- final: {in_markdown(line)}" for line in [*lines, *outdated]))
-    commands = "\n".join(_next_commands(records, trials, best))
+    commands = "\n".join(next_commands(records, trials, best))
     parts += [f"Next:\n\n```console\n{commands}\n```", *pictures]
     return "\n\n".join(parts)
-
-
-def _next_commands(records: StudyRecords, trials: Sequence[StoredTrial], best: Best | None) -> list[str]:
-    """Return what one may type next, the most useful first."""
-    name, url = records.study.name, records.database.url
-    ended = stored_end(records, trials) is not None
-    commands = [] if ended else [advised(f'study resume "{name}"', url)]
-    if ended and lacks_final(records, trials):
-        commands.append(finish_command(records))
-    commands.append(advised(f'study show "{name}"', url))
-    if best is not None and best.refusal is None:
-        commands.append(advised(f'export "{name}"', url))
-    return commands

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 PORT_VARIABLE = "MERGETUNE_METRICS"  # names a port that this process uses already
+# Windows: Ctrl-C goes to a whole group, and only a group can be asked to stop
+if sys.platform == "win32":
+    GROUP: Final = subprocess.CREATE_NEW_PROCESS_GROUP
+else:
+    GROUP: Final = 0
 LEAVING_SECONDS = 20.0  # that a worker has to exit once it was asked twice
 
 Workers = Annotated[
@@ -132,11 +137,14 @@ def _start(study: str, variables: Mapping[str, str], folders: Sequence[Path]) ->
         stdout=subprocess.DEVNULL,
         stderr=errors,
         start_new_session=True,
+        creationflags=GROUP,
     )
     return _LocalWorker(process, errors)
 
 
 def _ask_to_stop(workers: list[_LocalWorker], how: signal.Signals = signal.SIGTERM) -> None:
+    if sys.platform == "win32":  # which knows no other signal for a group of processes
+        how = signal.CTRL_BREAK_EVENT
     for worker in workers:
         if worker.process.poll() is None:
             worker.process.send_signal(how)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 
 from basics.names import typed_path
 from optimizer.cli.common import fail
+from studies.system.advice import quoted
 
 if TYPE_CHECKING:
     from optimizer.runtime.digest_cache import DigestCache
@@ -59,7 +59,7 @@ def digest_cache(caches: Path) -> DigestCache:
 
 def models_option(given: Sequence[Path] | None) -> str:
     """Return the `--models` options for another command, each with a leading space."""
-    return "".join(f" --models {shlex.quote(str(folder))}" for folder in given or ())
+    return "".join(f" --models {quoted(str(folder))}" for folder in given or ())
 
 
 def require_folders(given: Sequence[Path]) -> None:

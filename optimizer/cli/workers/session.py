@@ -21,6 +21,7 @@ from optimizer.cli.common import (
     quiet_optuna,
     stored_url,
 )
+from optimizer.cli.process import STOPPING
 from optimizer.cli.workers.model_folders import models_option
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
 from studies.system.advice import advised
@@ -81,6 +82,7 @@ def work_on(
     Returns:
         False if it was stopped before the budget was spent.
     """
+    from optimizer.cli.views.next_steps import print_next
     from optimizer.cli.views.progress import ProgressReporter
     from optimizer.cli.views.study_page import describe_study
     from optimizer.cli.workers.local_workers import local_workers
@@ -109,6 +111,7 @@ def work_on(
         return False
     if finished == 0:
         print_end(records, models)
+    print_next(records)
     return True
 
 
@@ -138,7 +141,7 @@ def stopping() -> Iterator[threading.Event]:
             with suppress(OSError):  # nobody may be there to read it
                 os.write(sys.stderr.fileno(), f"\n{FINISHING}\n".encode())  # the console may be busy printing a line
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in STOPPING}
     try:
         yield stop
     finally:

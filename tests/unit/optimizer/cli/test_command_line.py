@@ -62,6 +62,9 @@ STUDY_COMMANDS = (
     "migrate",
     "doctor",
     "prune-artifacts",
+    "delete",
+    "rename",
+    "clone",
 )
 
 
@@ -334,7 +337,7 @@ def test_escaped_text_is_shown_as_it_is(text: str) -> None:
 # --------------------------------------------------------------------------------------------- options
 
 
-NOT_NAMES = {"trial", "workers", "host", "address", "metrics"}
+NOT_NAMES = {"trial", "workers", "host", "address", "metrics", "notify"}
 NAMES_WITHIN = {"storage", "artifacts", "log_json", "parent", "lora", "loras"}  # URLs, and paths beside something else
 
 

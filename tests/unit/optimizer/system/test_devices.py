@@ -50,7 +50,8 @@ def test_a_card_that_cannot_compute_is_told_once_and_the_processor_taken(
     assert caplog.messages == [f"the graphics card is not used, since it cannot compute: {card_says}"]
     with pytest.raises(RenderError) as refused:
         choose_device("cuda:0")
-    assert str(refused.value) == f"device 'cuda:0' cannot be used ({card_says}): write auto, cpu or cuda"
+    assert str(refused.value).startswith(f"device 'cuda:0' cannot be used ({card_says}): ")
+    assert "cu126" in str(refused.value)  # as much CUDA as an old driver or card can do
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,31 @@ def test_where_there_is_no_card_nothing_is_said(card_says: str, caplog: pytest.L
     assert choose_device("auto") == torch.device("cpu")
     assert caplog.messages == []
     with pytest.raises(RenderError, match=card_says):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("card_says", "advice"),
+    [
+        ("Torch not compiled with CUDA enabled", "this torch has no CUDA: `pip install --force-reinstall torch"),
+        ("Found no NVIDIA driver on your system.", "install NVIDIA's driver"),
+        ("No CUDA GPUs are available", "look at `nvidia-smi` and CUDA_VISIBLE_DEVICES"),
+        ("CUDA error: invalid device ordinal", "`nvidia-smi -L` lists them"),
+    ],
+    indirect=["card_says"],
+)
+@pytest.mark.usefixtures("card_says")
+def test_what_to_do_about_a_missing_card_is_said(advice: str) -> None:
+    with pytest.raises(RenderError) as refused:
+        choose_device("cuda")
+    assert advice in str(refused.value)
+    assert str(refused.value).endswith("Or write auto, which takes what works")
+
+
+def test_this_machine_says_what_to_do_where_it_has_no_card() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("it has one")
+    with pytest.raises(RenderError, match="Or write auto"):
         choose_device("cuda")
 
 

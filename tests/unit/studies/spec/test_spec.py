@@ -465,10 +465,24 @@ def test_racing_is_off_unless_it_is_asked_for(written: Any, expected: RacingSett
 
 def test_racing_needs_more_items_than_one_batch() -> None:
     suite = {"prompts": ["a cat"], "seeds": list(range(16))}
-    told = refusal(plain(suite=suite, racing=True))
+    told = refusal(plain(suite=suite, racing={"batch": 16}))
     assert "every 16 images" in told
     assert "the suite has only 16" in told
     assert parse_data(plain(suite=suite, racing={"batch": 15})).racing is not None
+
+
+@pytest.mark.parametrize(("items", "batch"), [(5, 4), (8, 4), (12, 6), (16, 8), (17, 16), (40, 16)])
+@pytest.mark.parametrize("written", [True, {"confidence": 0.9}])
+def test_a_batch_that_was_not_written_fits_the_suite_and_stays(items: int, batch: int, written: Any) -> None:
+    spec = parse_data(plain(suite={"prompts": ["a cat"], "seeds": list(range(items))}, racing=written))
+    assert spec.racing is not None
+    assert spec.racing.batch == batch
+    assert StudySpec.from_json(spec.to_json()) == spec
+
+
+def test_racing_is_refused_where_no_batch_fits() -> None:
+    told = refusal(plain(suite={"prompts": ["a cat"], "seeds": [1, 2, 3, 4]}, racing=True))
+    assert "the suite has only 4" in told
 
 
 def test_bounds_out_of_order_are_refused_when_the_space_is_built() -> None:
