@@ -67,6 +67,7 @@ def plot(
     x: Annotated[
         str | None,
         typer.Option(
+            parser=plain,
             metavar="NAME=VALUES",
             help="What varies from column to column: a block, section or pattern (OUT*), a text encoder, a LoRA or a "
             "setting of the suite (cfg, steps, sampler, seed, prompt ...). Values: a list (0,0.5,1), FROM:TO:COUNT, "
@@ -75,11 +76,13 @@ def plot(
         ),
     ] = None,
     y: Annotated[
-        str | None, typer.Option(metavar="NAME=VALUES", help="What varies from row to row.", show_default=False)
+        str | None,
+        typer.Option(parser=plain, metavar="NAME=VALUES", help="What varies from row to row.", show_default=False),
     ] = None,
     z: Annotated[
         str | None,
         typer.Option(
+            parser=plain,
             metavar="NAME[=VALUES]",
             help="What varies from table to table; prompt, seed or size alone: all of the suite.",
             show_default=False,
@@ -99,6 +102,7 @@ def plot(
     base: Annotated[
         str | None,
         typer.Option(
+            parser=plain,
             metavar="BASE",
             help="The merge that varies: A, B ..., a uniform ratio such as 0.5, 'trial N' or best. [default: a study's "
             "best; of a spec the uniform merge, with --ablate A]",
