@@ -40,7 +40,7 @@ LOOKING = (
     ("study", "compare", "first", "second"),
     ("study", "doctor", "--json"),
     ("study", "prune-artifacts", "first", "--dry-run"),
-    ("export", "first", "--recipe", "RECIPE.yaml"),
+    ("export", "first", "--trial", "3", "--recipe", "RECIPE.yaml"),
 )
 SEVERAL = """
 import json, os, sys

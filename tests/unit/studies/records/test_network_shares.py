@@ -106,6 +106,10 @@ def test_what_writes_to_a_study_is_refused_and_what_reads_passes(
     listing = tmp_path / "mountinfo"
     listing.write_text(f"1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:5 / {tmp_path} rw - nfs4 nas:/x rw\n")
     monkeypatch.setattr(network_shares, "MOUNTS", listing)
+    spec = "study: a\nparents: [a.safetensors, b.safetensors]\nsuite: {prompts: [a cat]}\nscorers: {sharpness: }\n"
+    (tmp_path / "spec.yaml").write_text(spec)
+    for parent in ("a", "b"):
+        (tmp_path / f"{parent}.safetensors").touch()
     writing = ("study start spec.yaml", "study resume a", "study finish a", "study stop a", "study pause a", "worker")
     for words in (*writing, "study priority a 1", "study prune-artifacts a", "study doctor --mend"):
         told = call(*words.split(), "--storage", "study.db", code=2).err
