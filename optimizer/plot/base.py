@@ -128,7 +128,7 @@ def _trial(number: int, records: StudyRecords) -> StoredTrial:
     if number not in trials:
         raise PlotError(
             f"--base: {records.study.name} has no trial {number}: it has {counted(len(trials), 'trial')} "
-            "(see `mergetune study show --trials`)"
+            f"(see `{advised(f'study show {quoted(records.study.name)} --trials', records.database.url)}`)"
         )
     return trials[number]
 
