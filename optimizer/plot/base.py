@@ -18,6 +18,7 @@ from studies.recipe.blueprint import Blueprint, NumbersByPlace, alone_numbers
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
+from studies.system.advice import advised, quoted
 
 BEST = "best"
 _TRIAL = re.compile(r"trial[\s:#-]*(\d+)", re.IGNORECASE)
