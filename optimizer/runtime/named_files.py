@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from optimizer.errors import LoraError
 from optimizer.merging.files.presence import require_checkpoint_at, require_lora_at
 from optimizer.rendering.folders import require_folders_of
 from scorers.presence import require_named_files
@@ -24,8 +25,13 @@ def require_files_of(spec: StudySpec) -> None:
     """
     for checkpoint in (*spec.parents, *([] if spec.vae is None else [spec.vae])):
         require_checkpoint_at(checkpoint)
-    for lora in (*(each.path for each in spec.loras.values()), *(each.path for each in spec.suite.loras)):
-        require_lora_at(lora)
+    for lora in spec.loras.values():
+        require_lora_at(lora.path)
+    for of_suite in spec.suite.loras:
+        try:
+            require_lora_at(of_suite.path)
+        except LoraError as error:
+            raise LoraError(f"a LoRA of the suite: {error}") from error
     require_folders_of(spec.suite)
     for entry in spec.scorers.values():
         require_named_files(parse_settings(entry.kind, entry.options, Path("/")))
