@@ -111,5 +111,7 @@ def _wrong_usage(error: Exception) -> int:
     else:
         hint = f" (see `{context.command_path} --help`)" if context is not None else ""
         meant = None if context is None else meant_instead(message, context.find_root().command)
+        if meant is not None:  # which click's own guess would contradict
+            message = message.partition(". Did you mean")[0]
         print_error("error", f"{message.rstrip('.')}{hint if meant is None else f': {meant}'}")
     return USER_ERROR

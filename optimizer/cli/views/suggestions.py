@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from studies.system.advice import quoted
 
-UNKNOWN: Final = re.compile(r"No such command '(.*)'", re.DOTALL)
+UNKNOWN: Final = re.compile(r"No such command '(.*?)'\.?(?: Did you mean .*)?", re.DOTALL)
 CHECKPOINTS: Final = frozenset({".safetensors", ".ckpt", ".pt", ".pth"})
 
 
@@ -19,7 +19,7 @@ def meant_instead(message: str, program: Any) -> str | None:
         message: click's.
         program: click's command of the whole program.
     """
-    found = UNKNOWN.match(message)
+    found = UNKNOWN.fullmatch(message)
     if found is None:
         return None
     word = found[1]
