@@ -102,6 +102,16 @@ def replacing(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file, or put it in the place of another, as a whole: see `replacing`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as temporary, open_to_write(temporary) as file:
+        file.write(content)
+
+
 def open_to_write(path: Path) -> BinaryIO:
     """Open a file to be written from its beginning, or make it. A symbolic link is not followed.
 

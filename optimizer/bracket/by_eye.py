@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from basics.files import replacing
 from optimizer.bracket.judging import Ahead, Judgement, ShownMatch
-from optimizer.rendering.contact_sheet import comparison_sheet
+from optimizer.rendering.contact_sheet import comparison_sheet, row_captions
 
 Vote = Literal["left", "right", "equal"]
 EYE: Final = "eye"
@@ -45,10 +45,9 @@ class EyeJudge:
     def _sheet(self, shown: ShownMatch, *, swapped: bool) -> Path:
         sides = (shown.lower, shown.upper) if swapped else (shown.upper, shown.lower)
         items = shown.suite.items()
-        captions = [f"{item.prompt}\nseed {item.seed}" for item in items]
         columns = [("left", sides[0].images), ("right", sides[1].images)]
         title = f"round {shown.match.round}: left or right?"
-        sheet = comparison_sheet(title, columns, captions, blocks=1 if len(items) <= ROWS else 2)
+        sheet = comparison_sheet(title, columns, row_captions(items), blocks=1 if len(items) <= ROWS else 2)
         path = self.folder / f"round-{shown.match.round}-{shown.match.upper}-{shown.match.lower}.png"
         self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:

@@ -6,7 +6,6 @@ moved, kept or thrown away as one.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,8 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from basics.files import open_lock_file, open_to_write, replacing
+from basics.file_locks import take_lock
+from basics.files import open_lock_file, replace_file
 from optimizer.bracket.judging import MatchResult
 from optimizer.bracket.tree import BracketMatch, TreeRound, played
 from optimizer.errors import BracketError
@@ -82,8 +82,7 @@ class BracketRecord:
             "names": self.names,
             "results": [asdict(result) for result in self.results.values()],
         }
-        with replacing(self.folder / FILE) as temporary, open_to_write(temporary) as file:
-            file.write(json.dumps(data, indent=1).encode())
+        replace_file(self.folder / FILE, json.dumps(data, indent=1).encode())
 
 
 @contextmanager
@@ -97,7 +96,7 @@ def only_one(folder: Path) -> Iterator[None]:
     handle = open_lock_file(folder / LOCK)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(handle)
         except BlockingIOError as error:
             raise BracketError(
                 f"another process is at work on the bracket in {folder}: wait for it, or name another --folder"

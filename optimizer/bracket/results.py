@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from basics.files import open_to_write, replacing
+from basics.files import replace_file, replacing
 from optimizer.bracket.board import board_of
 from optimizer.bracket.contestants import Contestant
 from optimizer.bracket.page import bracket_page
@@ -58,6 +58,5 @@ def write_results(
     with replacing(folder / PICTURE) as temporary:
         bracket_picture(board).save(temporary, format="PNG")
     for path, text in ((folder / PAGE, bracket_page(board, plan.notes)), (target, spec)):
-        with replacing(path) as temporary, open_to_write(temporary) as file:
-            file.write(text.encode())
+        replace_file(path, text.encode())
     return WrittenResults(ranking=board.ranking, files=(folder / PICTURE, folder / PAGE, target))

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.status import Status
@@ -78,6 +78,11 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
+
+
+def output_option(metavar: str, help_text: str) -> Any:
+    """Return the option `--output` of a command that writes one file."""
+    return typer.Option("--output", "-o", parser=typed_path, metavar=metavar, help=help_text, show_default=False)
 
 
 def read_spec(file: Path) -> StudySpec:

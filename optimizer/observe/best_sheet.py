@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from optimizer.observe.study_sheet import Sheet, column_heading, opened_renders, row_captions, stored_images, tables_for
-from optimizer.rendering.contact_sheet import comparison_sheet
+from optimizer.observe.study_sheet import Sheet, column_heading, opened_renders, stored_images, tables_for
+from optimizer.rendering.contact_sheet import comparison_sheet, row_captions
 from optimizer.trial.best import REASONS, Best, best_of, load_results, told_gains
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials, parent_trials
@@ -56,7 +56,7 @@ def best_sheet(records: StudyRecords, artifacts: Artifacts) -> Sheet | None:
     if not columns:
         return None
     drawn = [(_heading(study, best, each, objective), each.images) for each in columns]
-    return Sheet(title=title, columns=drawn, captions=row_captions(suite))
+    return Sheet(title=title, columns=drawn, captions=row_captions(suite.items()))
 
 
 def _heading(study: StoredStudy, best: Best, column: _Column, objective: Objective) -> str:

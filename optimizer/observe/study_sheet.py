@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimizer.rendering.contact_sheet import comparison_sheet, thumbnail
+from optimizer.rendering.contact_sheet import comparison_sheet, row_captions, thumbnail
 from optimizer.trial.best import Best, best_of, told_gains
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
@@ -21,7 +21,6 @@ from studies.records import stored_renders
 from studies.records.finals import Final, load_final
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
-from studies.spec.suite import SuiteSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +34,6 @@ class Sheet:
 
 ROWS = 8  # of a sheet, before it gets another table beside the first
 WIDEST = 4  # tables
-
-
-def row_captions(suite: SuiteSettings) -> list[str]:
-    """Return what stands beside each item's pictures: the prompt and the seed."""
-    return [f"{item.prompt}\nseed {item.seed}" for item in suite.items()]
 
 
 def tables_for(rows: int) -> int:
@@ -137,7 +131,7 @@ class LatestSheet:
         return Sheet(
             title=f"{study.name}, after {finished} of {study.spec.budget.trials} trials",
             columns=columns,
-            captions=row_captions(study.spec.suite),
+            captions=row_captions(study.spec.suite.items()),
         )
 
     def _final(self, trials: Sequence[StoredTrial]) -> Final | None:

@@ -15,16 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
-from basics.files import open_to_write
 from optimizer.errors import PlotError
-from optimizer.merging.engine.export import atomic_file
+from optimizer.merging.engine.export import write_file
 from optimizer.plot.tables import Cell
-from optimizer.trial.evaluation import pixels_digest
+from optimizer.trial.kept_images import digests_of, read_kept, read_record
 from studies.files.png import encode_png
 from studies.records.stored_studies import software_versions
 from studies.spec.final import FinalSettings
@@ -91,9 +87,8 @@ class KeptCells:
         record = self._record(key)
         if record is None:
             return None
-        images = [self._image(key, number) for number, _ in enumerate(record["pixels"], start=1)]
-        found = tuple(image for image in images if image is not None)
-        return found if [pixels_digest(image) for image in found] == record["pixels"] else None
+        numbers = range(1, len(record["pixels"]) + 1)
+        return read_kept([self._picture(key, number) for number in numbers], record["pixels"])
 
     def required_images(self, key: str) -> tuple[Tensor, ...]:
         """Return the images of a cell that was rendered.
@@ -114,8 +109,8 @@ class KeptCells:
         """
         self._make_folder()
         for number, image in enumerate(images, start=1):
-            self._write(self._picture(key, number), encode_png(image.numpy()))
-        self._write_record(key, {"pixels": [pixels_digest(image) for image in images]})
+            write_file(self._picture(key, number), encode_png(image.numpy()), overwrite=True)
+        self._write_record(key, {"pixels": digests_of(images)})
 
     def scores(self, key: str, scorers: str) -> Mapping[str, float | None] | None:
         """Return a cell's scores; None if it has none, or of scorers with other files."""
@@ -145,33 +140,19 @@ class KeptCells:
             ) from error
 
     def _record(self, key: str) -> dict[str, Any] | None:
-        try:
-            record = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return record if _is_record(record) else None
+        record = read_record(self.folder / f"{key}.json")
+        return record if record is not None and _is_record(record) else None
 
     def _write_record(self, key: str, record: Mapping[str, Any]) -> None:
-        self._write(self.folder / f"{key}.json", json.dumps(record).encode())
+        write_file(self.folder / f"{key}.json", json.dumps(record).encode(), overwrite=True)
 
     def _picture(self, key: str, number: int) -> Path:
         return self.folder / f"{key}-{number}.png"
 
-    def _image(self, key: str, number: int) -> Tensor | None:
-        try:
-            with Image.open(self._picture(key, number)) as picture:
-                return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
-        except (OSError, ValueError, SyntaxError):  # Pillow's answers to a file that is cut off or is no picture
-            return None
 
-    def _write(self, path: Path, content: bytes) -> None:
-        with atomic_file(path, overwrite=True) as temporary, open_to_write(temporary) as file:
-            file.write(content)
-
-
-def _is_record(record: Any) -> bool:
+def _is_record(record: Mapping[str, Any]) -> bool:
     """Return whether what was read is a record of ours."""
-    if not isinstance(record, dict) or not isinstance(record.get("pixels"), list) or not record["pixels"]:
+    if not isinstance(record.get("pixels"), list) or not record["pixels"]:
         return False
     scores = record.get("scores") or {}
     return isinstance(scores, dict) and all(

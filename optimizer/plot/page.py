@@ -6,22 +6,18 @@ escaping failed.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from torch import Tensor
 
-from basics.texts import visible
 from optimizer.plot.kept import KeptCells
 from optimizer.plot.results import CellResult, PlotTable, lines_below, picture
-from optimizer.plot.tables import Cell
+from optimizer.plot.tables import Cell, Identity
 from optimizer.rendering.contact_sheet import to_picture
+from optimizer.report.html import data_url, digest_of, page_environment, source_of
 from optimizer.report.pictures import PAGE_BYTES
 from scorers.protocol import ScorerInfo
 from studies.files.png import encode_png
@@ -40,6 +36,24 @@ RecipeText = Callable[[Recipe], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShownPicture:
+    """A picture of the page."""
+
+    url: str  # data URL
+    width: int  # in pixels
+    height: int
+    shown: int  # its width on the page, in CSS pixels: a small one is shown larger than it is, a large one smaller
+
+    @classmethod
+    def of(cls, image: Tensor, url: str) -> ShownPicture:
+        """Return an image, uint8 [3, h, w], as it is shown."""
+        _, height, width = image.shape
+        longer = max(height, width)
+        scale = max(LEAST_SHOWN, min(longer, MOST_SHOWN)) / longer
+        return cls(url=url, width=width, height=height, shown=round(scale * width))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionLine:
     """A line below a picture."""
 
@@ -52,10 +66,7 @@ class PageCell:
     """A cell as the page shows it."""
 
     label: str
-    url: str | None  # data URL; None if it has no picture
-    width: int  # of the picture, in pixels
-    height: int
-    shown: int  # its width on the page, in CSS pixels
+    picture: ShownPicture | None
     failure: str
     lines: tuple[CaptionLine, ...]
     share: float | None  # of the largest distance in its table; None without a distance
@@ -90,73 +101,50 @@ def plot_page(
 ) -> str:
     """Return a plot as HTML: its pictures are PNG, or JPEG where they would make the page too large."""
     every = {cell.identity: drawn.result(cell) for drawn in tables for cell in drawn.table.every}
-    as_png = sum(_png_bytes(result, kept) for result in every.values()) <= PICTURE_BYTES
+    pngs = _pngs(every, kept)
+    pictures = _jpegs(every, kept) if pngs is None else pngs
     shown = [
         PageTable(
             title=drawn.table.title,
             columns=drawn.table.columns,
             rows=drawn.table.rows,
             cells=tuple(
-                tuple(_page_cell(drawn, cell, kept, infos, recipe_text, as_png=as_png) for cell in row)
+                tuple(_page_cell(drawn, cell, pictures, infos, recipe_text) for cell in row)
                 for row in drawn.table.cells
             ),
         )
         for drawn in tables
     ]
-    environment = _environment()
-    script = Markup(_source(environment, "plot.js"))  # noqa: S704 - our own file
-    longest = max((max(cell.width, cell.height) for table in shown for row in table.cells for cell in row), default=0)
+    environment = page_environment("optimizer.plot")
+    script = source_of(environment, "plot.js")
+    longest = max((max(each.width, each.height) for each in pictures.values()), default=0)
     return environment.get_template("plot.html.j2").render(
         title=said.title,
         facts=said.facts,
         notes=(
             *said.notes,
-            *(() if as_png else (f"Pictures are JPEG, quality {JPEG_QUALITY}, to keep the page small.",)),
+            *(() if pngs is not None else (f"Pictures are JPEG, quality {JPEG_QUALITY}, to keep the page small.",)),
         ),
         images=_images_of(tables[0].table.every[0].suite),
         tables=shown,
         small=longest <= SMALL,
-        style=Markup(_source(environment, "style.css") + _source(environment, "plot.css")),  # noqa: S704 - as well
+        style=source_of(environment, "style.css", "plot.css"),
         script=script,
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_digest=digest_of(script),
     )
-
-
-def _environment() -> Environment:
-    """Return where templates come from, the report's among them: what they show is escaped and visible."""
-    return Environment(
-        loader=ChoiceLoader([PackageLoader("optimizer.plot"), PackageLoader("optimizer.report")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
-
-
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None  # noqa: S101 - `_environment` gives one
-    return environment.loader.get_source(environment, name)[0]
 
 
 def _page_cell(
     drawn: PlotTable,
     cell: Cell,
-    kept: KeptCells,
+    pictures: Mapping[Identity, ShownPicture],
     infos: Mapping[str, ScorerInfo],
     recipe_text: RecipeText,
-    *,
-    as_png: bool,
 ) -> PageCell:
-    result = drawn.result(cell)
-    image = picture(result, kept)
-    farthest = drawn.farthest
+    result, farthest = drawn.result(cell), drawn.farthest
     return PageCell(
         label=cell.label or cell.caption or drawn.table.title,
-        url=None if image is None else _url(image, as_png=as_png),
-        width=0 if image is None else image.shape[2],
-        height=0 if image is None else image.shape[1],
-        shown=0 if image is None else _shown_width(image),
+        picture=pictures.get(cell.identity),
         failure=f"failed: {result.failure or 'its images are gone'}",
         lines=_lines(drawn, cell, result, infos),
         share=None if result.distance is None or not farthest else result.distance.levels / farthest,
@@ -175,24 +163,34 @@ def _lines(
     return tuple(CaptionLine(text=text, best=mark) for text, mark in zip(texts, marks, strict=True))
 
 
-def _shown_width(image: Tensor) -> int:
-    """Return how wide a picture, [3, h, w], is shown: a small one larger than it is, a large one smaller."""
-    scale = max(LEAST_SHOWN, min(max(image.shape), MOST_SHOWN)) / max(image.shape)
-    return round(scale * image.shape[2])
+def _pngs(results: Mapping[Identity, CellResult], kept: KeptCells) -> dict[Identity, ShownPicture] | None:
+    """Return the pictures of a page as PNG; None where they would make it too large."""
+    shown, size = {}, 0
+    for identity, image in _images(results, kept):
+        content = encode_png(image.numpy())
+        size += len(content)
+        if size > PICTURE_BYTES:
+            return None
+        shown[identity] = ShownPicture.of(image, data_url(content, "png"))
+    return shown
 
 
-def _png_bytes(result: CellResult, kept: KeptCells) -> int:
-    image = picture(result, kept)
-    return 0 if image is None else len(encode_png(image.numpy()))
+def _jpegs(results: Mapping[Identity, CellResult], kept: KeptCells) -> dict[Identity, ShownPicture]:
+    return {identity: ShownPicture.of(image, _jpeg_url(image)) for identity, image in _images(results, kept)}
 
 
-def _url(image: Tensor, *, as_png: bool) -> str:
-    """Return an image, uint8 [3, h, w], as a data URL."""
-    if as_png:
-        return f"data:image/png;base64,{base64.b64encode(encode_png(image.numpy())).decode()}"
+def _images(results: Mapping[Identity, CellResult], kept: KeptCells) -> Iterator[tuple[Identity, Tensor]]:
+    """Yield the picture of every cell that has one, uint8 [3, h, w]."""
+    for identity, result in results.items():
+        image = picture(result, kept)
+        if image is not None:
+            yield identity, image
+
+
+def _jpeg_url(image: Tensor) -> str:
     with io.BytesIO() as buffer:
         to_picture(image).save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
-        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return data_url(buffer.getvalue(), "jpeg")
 
 
 def _images_of(suite: SuiteSettings) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from basics.messages import counted, first_of
 from optimizer.plot.ablation import in_lines
 from optimizer.plot.distances import PictureDistance
 from optimizer.plot.kept import KeptCells
-from optimizer.plot.tables import Cell, Table
+from optimizer.plot.tables import Cell, Identity, Table
 from scorers.protocol import ScorerInfo
 
 PAPER = 255  # grey level between pictures of different sizes
@@ -35,7 +35,7 @@ class PlotTable:
     """A table with what came of its cells."""
 
     table: Table
-    results: Mapping[tuple[str, str], CellResult]  # by the identity of a cell
+    results: Mapping[Identity, CellResult]
 
     def result(self, cell: Cell) -> CellResult:
         """Return what came of a cell."""

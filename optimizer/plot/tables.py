@@ -15,6 +15,9 @@ from studies.spec.suite import SuiteSettings
 
 MOST_CELLS = 2000  # of a plot: more could not be looked at
 
+Identity = tuple[str, str]
+"""What two cells with the same pictures share: the digests of recipe and suite."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -26,8 +29,8 @@ class Cell:
     suite: SuiteSettings
 
     @cached_property
-    def identity(self) -> tuple[str, str]:
-        """What two cells with the same pictures share."""
+    def identity(self) -> Identity:
+        """What the cell's pictures are of."""
         return self.recipe.digest, self.suite.digest
 
 

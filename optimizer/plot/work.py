@@ -16,7 +16,7 @@ from optimizer.plot.kept import CellKeys, KeptCells, KeptScores
 from optimizer.plot.rendering import render_cells, require_renderable
 from optimizer.plot.results import CellResult, PlotTable
 from optimizer.plot.scoring import score_cell
-from optimizer.plot.tables import Cell, Table
+from optimizer.plot.tables import Cell, Identity, Table
 from optimizer.runtime.memory import explain_out_of_memory
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.setup import build_scorers
@@ -24,7 +24,6 @@ from scorers.clip import ClipEmbedder, load_embedder
 from studies.spec.study import StudySpec
 
 OnCell = Callable[[Cell], None]
-Identity = tuple[str, str]  # see `Cell.identity`
 
 
 @dataclass(frozen=True, kw_only=True)

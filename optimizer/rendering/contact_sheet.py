@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from basics.texts import visible
+from studies.spec.suite import SuiteItem
 
 # The longer side of a picture on a sheet, in pixels: half a render's, but so large that a face can be judged.
 SMALLEST_CELL: Final = 128
@@ -26,6 +27,11 @@ HEADING_LINES: Final = 4
 ROW_LINES: Final = 9  # of a row's caption
 TITLE_SIZE: Final = 15
 INK, PAPER = "#202124", "#ffffff"
+
+
+def row_captions(items: Iterable[SuiteItem]) -> list[str]:
+    """Return what stands beside each item's pictures: the prompt and the seed."""
+    return [f"{item.prompt}\nseed {item.seed}" for item in items]
 
 
 def to_picture(image: Tensor) -> Image.Image:

@@ -6,8 +6,6 @@ escaping failed.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,14 +13,13 @@ from pathlib import Path, PurePath
 from typing import Any, Final
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment
 
 from basics.messages import counted
-from basics.texts import visible
 from optimizer.errors import NothingToReportError, TooFewTrialsError
 from optimizer.insight.importance import RELIABLE, Findings, Insight, insight
 from optimizer.report.figures import GainFigure, progress_of
+from optimizer.report.html import digest_of, page_environment, source_of
 from optimizer.report.pictures import (
     PAGE_BYTES,
     Pictures,
@@ -99,15 +96,15 @@ def report_page(
     found = find_renders(results, artifacts, trials, order, held_out=held_out)
     facts = _facts(results)
     environment = _environment()
-    script = Markup(_source(environment, "script.js"))  # noqa: S704 - our own file
+    script = source_of(environment, "script.js")
     parts = {
         **_of_result(results, prompts, columns),
         **_of_figures(results, facts),
         **_of_recipe(results),
         "settings": _settings(results),
-        "style": Markup(_source(environment, "style.css")),  # noqa: S704 - our own file
+        "style": source_of(environment, "style.css"),
         "script": script,
-        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "script_digest": digest_of(script),
     }
 
     def page(pictures: Pictures) -> str:
@@ -134,15 +131,8 @@ def save_report(records: StudyRecords, objective: Objective, artifacts: Artifact
 
 
 def _environment() -> Environment:
-    """Return where templates come from: everything they show is escaped, and control characters are made visible."""
-    environment = Environment(
-        loader=PackageLoader("optimizer.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
+    """Return where the report's templates come from, with the words that they use."""
+    environment = page_environment()
     environment.tests |= {"surely_better": is_surely_better, "surely_worse": is_surely_worse}
     environment.filters |= {
         "signed": signed,
@@ -152,11 +142,6 @@ def _environment() -> Environment:
         "counted": counted,
     }
     return environment
-
-
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None  # noqa: S101 - `_environment` gives one
-    return environment.loader.get_source(environment, name)[0]
 
 
 def _columns(results: Results) -> tuple[Column, ...]:

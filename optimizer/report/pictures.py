@@ -7,7 +7,6 @@ where the gain is best.
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Final
 
 from PIL import Image
 
+from optimizer.report.html import data_url
 from optimizer.report.results import Results
 from studies.errors import RenderLostError
 from studies.files.artifacts import WRITERS, Artifacts, render_file
@@ -24,7 +24,6 @@ from studies.records.stored_renders import load_renders
 from studies.records.values import StoredTrial
 
 PAGE_BYTES: Final = 15_000_000
-PREFIX: Final = "data:image/{kind};base64,"
 # (longer side in pixels, JPEG quality), the best first.
 STEPS: Final = ((1024, 90), (1024, 82), (768, 82), (640, 80), (512, 80), (448, 78), (384, 76), (320, 74), (256, 72))
 SAMPLE: Final = 6  # pictures from which the size of all is estimated
@@ -59,7 +58,7 @@ class Found:
 
     def placeholder(self) -> Pictures:
         """Return pictures without content: with them a page has all of its text, and every note that there may be."""
-        urls = {render.key: PREFIX.format(kind="jpeg") for render in self.renders}
+        urls = {render.key: data_url(b"", "jpeg") for render in self.renders}
         return Pictures(urls=urls, lost=max(1, self.named), left_out=max(1, self.named), longer_side=STEPS[0][0])
 
 
@@ -213,5 +212,4 @@ def _as_jpeg(artifacts: Artifacts, render: PictureFile, side: int, quality: int)
 
 
 def _urls(contents: Mapping[Key, bytes], kind: str) -> dict[Key, str]:
-    prefix = PREFIX.format(kind=kind)
-    return {key: prefix + base64.b64encode(content).decode() for key, content in contents.items()}
+    return {key: data_url(content, kind) for key, content in contents.items()}

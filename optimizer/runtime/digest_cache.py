@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from basics.files import open_to_write, replacing, sha256_of
+from basics.files import replace_file, sha256_of
 from basics.stamps import stamp_of
 from optimizer.merging.files.hash_lookup import Candidate
 
@@ -73,5 +73,4 @@ class DigestCache:
             return
         with suppress(OSError):  # the cache only saves time
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._path) as temporary, open_to_write(temporary) as file:
-                file.write(json.dumps(entries).encode())
+            replace_file(self._path, json.dumps(entries).encode())

@@ -16,7 +16,7 @@ import torch
 
 from optimizer.merging.files.checkpoint import total_bytes
 from optimizer.rendering.batching import batches
-from optimizer.rendering.contact_sheet import contact_sheet
+from optimizer.rendering.contact_sheet import contact_sheet, row_captions
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.sampling.second_pass import calls_of_passes
 from optimizer.rendering.variation import only
@@ -157,8 +157,7 @@ def _probes(runtime: Runtime) -> tuple[Probe, ...]:
 
 
 def _sheet_bytes(measured: Evaluation, batch: tuple[SuiteItem, ...]) -> int:
-    captions = [f"{item.prompt}\nseed {item.seed}" for item in batch]
-    return len(encoded_sheet(contact_sheet("", measured.images, captions)))
+    return len(encoded_sheet(contact_sheet("", measured.images, row_captions(batch))))
 
 
 def study_timing(plan: Plan, batch: BatchTiming) -> StudyTiming:

@@ -10,8 +10,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 from PIL.Image import Image
 
-from optimizer.observe.study_sheet import row_captions
-from optimizer.rendering.contact_sheet import contact_sheet
+from optimizer.rendering.contact_sheet import contact_sheet, row_captions
 from optimizer.system.retry import Retry
 from optimizer.trial.evaluation import Evaluation
 from optimizer.trial.objective import SINGLE, Objective
@@ -173,8 +172,7 @@ class TrialRecorder:
         title = f"{self._records.study.name}, trial {claimed.number}: {claimed.origin}"
         if rendered < len(self._items):
             title += f", stopped after {rendered} of {len(self._items)} images"
-        captions = row_captions(self._records.study.spec.suite)
-        return contact_sheet(title, evaluation.images, [captions[item] for item in evaluation.items])
+        return contact_sheet(title, evaluation.images, row_captions(self._items[item] for item in evaluation.items))
 
     def _tell(self, trial: Trial, stored: StoredTrial) -> None:
         """Give Optuna the outcome. A parent outside the space has no parameters to learn from, so it counts as pruned.

@@ -18,6 +18,7 @@ from optimizer.cli.common import (
     escaped,
     fail,
     loading_libraries,
+    output_option,
 )
 from optimizer.cli.workers.model_folders import digest_cache
 
@@ -71,13 +72,8 @@ def bracket(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=typed_path,
-            metavar="FILE.yaml",
-            help="The spec of the search among the winners to write. [default: winners.yaml in the folder]",
-            show_default=False,
+        output_option(
+            "FILE.yaml", "The spec of the search among the winners to write. [default: winners.yaml in the folder]"
         ),
     ] = None,
     folder: Annotated[

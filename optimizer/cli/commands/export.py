@@ -20,6 +20,7 @@ from optimizer.cli.common import (
     escaped,
     fail,
     loading_libraries,
+    output_option,
     parsed_weights,
 )
 from optimizer.cli.workers.model_folders import Moved, require_folders, searched_folders
@@ -43,14 +44,7 @@ def export(
     weights: Weights = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=typed_path,
-            metavar="FILE",
-            help="The file to write. [default: STUDY-trial-N.safetensors]",
-            show_default=False,
-        ),
+        output_option("FILE", "The file to write. [default: STUDY-trial-N.safetensors]"),
     ] = None,
     recipe: Annotated[
         Path | None,
@@ -195,8 +189,7 @@ def _write_recipe(
     Args:
         models: folders in which files that have moved are found; None leaves every path as the study names it.
     """
-    from basics.files import open_to_write
-    from optimizer.merging.engine.export import atomic_file
+    from optimizer.merging.engine.export import write_file
     from studies.recipe.file import RecipePaths, recipe_text
 
     if target.suffix.lower() not in {".yaml", ".yml"}:
@@ -211,8 +204,7 @@ def _write_recipe(
     )
     comment = f"study {stored.name}, trial {trial.number} ({trial.title})"
     text = recipe_text(trial.recipe, paths, comment).encode()
-    with atomic_file(target, overwrite=force, option="--recipe") as temporary, open_to_write(temporary) as file:
-        file.write(text)
+    write_file(target, text, overwrite=force, option="--recipe")
     console.print(f"wrote {escaped(str(target))} (trial {trial.number}, {escaped(trial.title)})", soft_wrap=True)
 
 

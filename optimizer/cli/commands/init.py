@@ -12,7 +12,16 @@ import typer
 
 from basics.names import typed_path
 from optimizer.cli.commands.inspection import reading
-from optimizer.cli.common import CacheFolder, cache_folder, console, escaped, fail, interactive, loading_libraries
+from optimizer.cli.common import (
+    CacheFolder,
+    cache_folder,
+    console,
+    escaped,
+    fail,
+    interactive,
+    loading_libraries,
+    output_option,
+)
 from optimizer.cli.views.questions import answer, folder_there, number_between, or_nothing, something_there
 from optimizer.cli.workers.loading import hash_with_progress
 from optimizer.cli.workers.model_folders import digest_cache
@@ -73,14 +82,7 @@ def init(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=typed_path,
-            metavar="FILE",
-            help=f"The YAML file to write. [default: {USUAL_FILE}]",
-            show_default=False,
-        ),
+        output_option("FILE", f"The YAML file to write. [default: {USUAL_FILE}]"),
     ] = None,
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="Render a few images to learn how long they take here.")

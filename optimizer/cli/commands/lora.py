@@ -15,7 +15,16 @@ from basics.messages import counted
 from basics.names import typed_path
 from basics.percent import from_percent
 from optimizer.cli.commands.inspection import reading
-from optimizer.cli.common import console, errors, escaped, fail, loading_libraries, require_usual, safetensors_target
+from optimizer.cli.common import (
+    console,
+    errors,
+    escaped,
+    fail,
+    loading_libraries,
+    output_option,
+    require_usual,
+    safetensors_target,
+)
 from optimizer.cli.views.help import Commands
 
 if TYPE_CHECKING:
@@ -34,9 +43,7 @@ ROUNDED_SHOWN = 0.01  # share of the difference that rounding loses, from which 
 
 Output = Annotated[
     Path,
-    typer.Option(
-        "--output", "-o", parser=typed_path, metavar="FILE", help="The .safetensors file to write.", show_default=False
-    ),
+    output_option("FILE", "The .safetensors file to write."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 Insist = Annotated[

@@ -20,6 +20,7 @@ from optimizer.cli.common import (
     escaped,
     fail,
     loading_libraries,
+    output_option,
     print_error,
     require_usual,
     safetensors_target,
@@ -86,14 +87,7 @@ def merge(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=typed_path,
-            metavar="FILE",
-            help="The .safetensors file to write.",
-            show_default=False,
-        ),
+        output_option("FILE", "The .safetensors file to write."),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Only print the complete recipe, as YAML.")] = False,
     dtype: Annotated[

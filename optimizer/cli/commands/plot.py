@@ -21,6 +21,7 @@ from optimizer.cli.common import (
     escaped,
     fail,
     loading_libraries,
+    output_option,
     read_spec,
     require_usual,
 )
@@ -124,13 +125,9 @@ def plot(
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=typed_path,
-            metavar="FILE.png",
-            help="The picture to write, and beside it FILE.html. [default: STUDY-plot.png, -permutations or -ablation]",
-            show_default=False,
+        output_option(
+            "FILE.png",
+            "The picture to write, and beside it FILE.html. [default: STUDY-plot.png, -permutations or -ablation]",
         ),
     ] = None,
     force: Annotated[
@@ -306,7 +303,7 @@ def _write(
 ) -> None:
     """Write the picture and the page, and say where they are and which cells failed."""
     from basics.files import open_to_write
-    from optimizer.merging.engine.export import atomic_file
+    from optimizer.merging.engine.export import atomic_file, write_file
     from optimizer.plot.page import PlotFacts, plot_page
     from optimizer.plot.recipes import recipe_writer
     from optimizer.plot.results import failures_of, notes_of
@@ -320,8 +317,7 @@ def _write(
     page = plot_page(said, tables, work.kept, infos, recipe_writer(work.plan))
     with atomic_file(targets.png, overwrite=force) as temporary, open_to_write(temporary) as file:
         sheet.save(file, format="PNG")
-    with atomic_file(targets.html, overwrite=force) as temporary, open_to_write(temporary) as file:
-        file.write(page.encode())
+    write_file(targets.html, page.encode(), overwrite=force)
     for reason in failures_of(tables):
         console.print(f"[yellow]note:[/] {escaped(reason)}", soft_wrap=True)
     console.print(f"wrote {escaped(str(targets.png))} and {escaped(str(targets.html))}", soft_wrap=True)

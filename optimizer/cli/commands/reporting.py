@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from basics.names import typed_path
 from optimizer.cli.common import (
     ArtifactFolder,
     Storage,
@@ -18,6 +17,7 @@ from optimizer.cli.common import (
     escaped,
     fail,
     loading_libraries,
+    output_option,
     parsed_weights,
 )
 from studies.system.advice import DEFAULT_STORAGE
@@ -27,14 +27,7 @@ def report(
     study: StudyName,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=typed_path,
-            metavar="FILE.html",
-            help="The file to write. [default: STUDY-report.html]",
-            show_default=False,
-        ),
+        output_option("FILE.html", "The file to write. [default: STUDY-report.html]"),
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Pictures as they are stored (PNG), however large the file gets.")
@@ -61,12 +54,10 @@ def report(
     chosen_by = parsed_weights(weights, objective.names)
     refuse_target(target, overwrite=force)
     with loading_libraries():
-        from basics.files import open_to_write
-        from optimizer.merging.engine.export import atomic_file
+        from optimizer.merging.engine.export import write_file
         from optimizer.report.page import report_page
 
     page = report_page(records, objective, Artifacts.existing(database.url, artifacts), weights=chosen_by, full=full)
     content = page.encode()
-    with atomic_file(target, overwrite=force) as temporary, open_to_write(temporary) as file:
-        file.write(content)
+    write_file(target, content, overwrite=force)
     console.print(f"wrote {escaped(str(target))} ({len(content) / 1e6:,.1f} MB)", soft_wrap=True)

@@ -109,8 +109,8 @@ def _save_sheet(
     stored: StoredStudy, final: Final, trials: Sequence[StoredTrial], pictures: Pictures, artifacts: Artifacts
 ) -> str:
     """Draw parents and candidates side by side on renders that the search never saw, and return where the sheet is."""
-    from optimizer.observe.study_sheet import column_heading, row_captions
-    from optimizer.rendering.contact_sheet import comparison_sheet
+    from optimizer.observe.study_sheet import column_heading
+    from optimizer.rendering.contact_sheet import comparison_sheet, row_captions
 
     objective, columns = Objective.of(stored.spec, stored.spec.infos), []
     by_number = {trial.number: trial for trial in trials}
@@ -119,7 +119,7 @@ def _save_sheet(
             trial, role = by_number[finalist.number], role_in_final(final, finalist)
             heading = column_heading(stored, trial, finalist.held_out, objective, role)
             columns.append((heading, pictures[finalist.number]))
-    captions = row_captions(stored.spec.held_out)
+    captions = row_captions(stored.spec.held_out.items())
     title = f"{stored.name}, the final: renders that the search never saw, and held-out gains"
     sheet = comparison_sheet(title, columns, captions, blocks=min(2, -(-len(captions) // 8)), thumbnails=True)
     return artifacts.save_picture(stored.name, stored.key, "final", sheet)

@@ -253,6 +253,19 @@ def atomic_file(target: Path, *, overwrite: bool, option: str = "-o") -> Iterato
         yield temporary
 
 
+def write_file(target: Path, content: bytes, *, overwrite: bool, option: str = "-o") -> None:
+    """Write a file as a whole: see `atomic_file`.
+
+    Args:
+        option: with which the user gives the target.
+
+    Raises:
+        ExportError: as for `atomic_file`.
+    """
+    with atomic_file(target, overwrite=overwrite, option=option) as temporary, open_to_write(temporary) as file:
+        file.write(content)
+
+
 @contextmanager
 def _as_export_error(path: Path, option: str = "-o") -> Iterator[None]:
     """Turn an OSError inside the block into an ExportError that says what to do.

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from basics.files import open_to_write
 from optimizer.families.registry import model_family
-from optimizer.merging.engine.export import Exported, atomic_file
+from optimizer.merging.engine.export import Exported, write_file
 from optimizer.outcome.model_card.contents import contents_of
 from optimizer.outcome.model_card.examples import load_examples
 from optimizer.outcome.model_card.names import CardFiles, model_name_of
@@ -66,7 +65,7 @@ def write_card(
     if workflow.text is not None:
         contents[files.workflow] = workflow.text.encode()
     for path, content in {**contents, files.page: page(card).encode()}.items():
-        _write(path, content, overwrite=overwrite)
+        write_file(path, content, overwrite=overwrite)
     notes = (
         *([examples.lack] if examples.lack else []),
         *_workflow_notes(workflow.text, workflow.gaps),
@@ -84,8 +83,3 @@ def _left_over(files: CardFiles, written: Mapping[Path, bytes]) -> list[str]:
     """Return a line on files of an earlier card that this one does not have."""
     old = [path.name for path in (files.workflow, *files.pictures) if path not in written and path.exists()]
     return [f"of an earlier card, and not of this merge: {', '.join(old)}"] if old else []
-
-
-def _write(path: Path, content: bytes, *, overwrite: bool) -> None:
-    with atomic_file(path, overwrite=overwrite) as temporary, open_to_write(temporary) as file:
-        file.write(content)
