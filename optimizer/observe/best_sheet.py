@@ -13,9 +13,9 @@ from torch import Tensor
 
 from optimizer.observe.study_sheet import Sheet, column_heading, opened_renders, stored_images, tables_for
 from optimizer.rendering.contact_sheet import comparison_sheet, row_captions
-from optimizer.trial.best import REASONS, Best, best_of, load_results, told_gains
+from optimizer.trial.best import REASONS, Best, best_of, load_results, merges_by_rank, told_gains
 from optimizer.trial.objective import Objective
-from optimizer.trial.ranking import best_trials, parent_trials
+from optimizer.trial.ranking import complete_parents
 from studies.files.artifacts import Artifacts, render_file
 from studies.records.finals import Final
 from studies.records.study_records import StudyRecords
@@ -33,7 +33,11 @@ class _Column:
 
 
 def save_best_sheet(records: StudyRecords, artifacts: Artifacts) -> str | None:
-    """Draw the parents and the best side by side; return where the picture is, None where no renders are stored."""
+    """Draw the parents and the best side by side; return where the picture is, None where no renders are stored.
+
+    Raises:
+        ArtifactError: the artifact store fails.
+    """
     sheet, study = best_sheet(records, artifacts), records.study
     if sheet is None:
         return None
@@ -42,7 +46,11 @@ def save_best_sheet(records: StudyRecords, artifacts: Artifacts) -> str | None:
 
 
 def best_sheet(records: StudyRecords, artifacts: Artifacts) -> Sheet | None:
-    """Return the parents, and the best merge or the best whose renders are stored; None where not even theirs are."""
+    """Return the parents, and the best merge or the best whose renders are stored; None where not even theirs are.
+
+    Raises:
+        ArtifactError: the artifact store fails.
+    """
     study, (trials, final) = records.study, load_results(records)
     objective = Objective.of(study.spec, study.spec.infos)
     best = best_of(trials, final, objective)
@@ -103,10 +111,11 @@ def _of_search(
         gains, held_out = told_gains(trial, best, final)
         return _Column(trial=trial, gains=gains, held_out=held_out, images=stored_images(records, artifacts, trial))
 
-    parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
-    merges = [best.merge, *best_trials(trials, objective)]
-    candidates = {trial.number: trial for trial in merges if trial is not None and trial not in parents}
-    columns = [column(trial) for trial in parents]
-    found = list(map(column, candidates.values()))
-    columns += next(([each] for each in found if each.images), found[:1])
-    return columns if all(each.images for each in columns) else []
+    parents = [column(trial) for trial in complete_parents(trials).values()]
+    if not all(each.images for each in parents):
+        return []
+    merges = merges_by_rank(best, trials, objective)
+    shown = next((each for each in map(column, merges) if each.images), None)
+    if shown is None:
+        return [] if merges else parents
+    return [*parents, shown]

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from optimizer.rendering.contact_sheet import comparison_sheet, row_captions, thumbnail
-from optimizer.trial.best import Best, best_of, told_gains
+from optimizer.rendering.contact_sheet import comparison_sheet, row_captions, thumbnail, to_tensor
+from optimizer.trial.best import Best, best_of, merges_by_rank, told_gains
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
-from optimizer.trial.ranking import best_trials, parent_trials
+from optimizer.trial.ranking import complete_parents
 from optimizer.trial.repeats import final_counted_once
 from studies.errors import RenderLostError
 from studies.files.artifacts import Artifacts
@@ -70,18 +68,25 @@ def column_heading(
 
 
 def stored_images(records: StudyRecords, artifacts: Artifacts, trial: StoredTrial) -> list[Tensor]:
-    """Read a trial's renders, uint8 [3, height, width] each; none where one of them is not stored or lost."""
+    """Read a trial's renders, uint8 [3, height, width] each; none where one of them is not stored or lost.
+
+    Raises:
+        ArtifactError: the artifact store fails.
+    """
     files = [render.file for render in stored_renders.load_renders(records, trial)]
     return [] if None in files else opened_renders(artifacts, [file for file in files if file is not None])
 
 
 def opened_renders(artifacts: Artifacts, files: Sequence[str]) -> list[Tensor]:
-    """Read renders by their names in the store, uint8 [3, height, width] each; none where one of them is lost."""
+    """Read renders by their names in the store, uint8 [3, height, width] each; none where one of them is lost.
+
+    Raises:
+        ArtifactError: the artifact store fails.
+    """
     try:
-        pictures = [artifacts.open_render(file) for file in files]
+        return [to_tensor(artifacts.open_render(file)) for file in files]
     except RenderLostError:
         return []
-    return [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
 
 
 class LatestSheet:
@@ -116,13 +121,15 @@ class LatestSheet:
         Raises:
             ArtifactError: the artifact store fails.
         """
-        study, final = self._records.study, self._final(trials)
-        parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
+        study, parents = self._records.study, complete_parents(trials).values()
+        if not all(map(self._pictures, parents)):
+            return None
+        final = self._final(trials)
         best = best_of(trials, final, self._objective)
-        found = [None if best is None else best.merge, *best_trials(trials, self._objective)]
-        merges = [trial for trial in found if trial is not None and trial.origin.parent is None]
-        merge = next((trial for trial in merges if self._pictures(trial)), None)
-        if best is None or not all(map(self._pictures, parents)) or (merge is None and best.merge_is_best):
+        if best is None:
+            return None
+        merge = next(filter(self._pictures, merges_by_rank(best, trials, self._objective)), None)
+        if merge is None and best.merge_is_best:
             return None
         shown = [*parents, *([] if merge is None else [merge])]
         columns = [(self._heading(trial, best, final), self._pictures(trial)) for trial in shown]

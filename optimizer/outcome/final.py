@@ -23,7 +23,7 @@ from optimizer.search.shortlist import Rank
 from optimizer.trial.evaluation import Evaluator
 from optimizer.trial.gains import Evidence, gains
 from optimizer.trial.objective import SINGLE, Objective
-from optimizer.trial.ranking import best_trials, parent_trials
+from optimizer.trial.ranking import best_trials, complete_parents
 from optimizer.trial.repeats import first_of_each, positions_once
 from scorers.protocol import ScorerInfo
 from studies.records.finals import Final, Finalist
@@ -58,7 +58,7 @@ def choose_finalists(
     """
     if settings.top == 0:
         raise FinalError("the study's spec turns the final off (`final: {top: 0}`): there is nothing to finish")
-    parents = {letter: trial for letter, trial in parent_trials(trials).items() if trial.state == "complete"}
+    parents = complete_parents(trials)
     if not parents:
         raise FinalError("no parent's trial is finished, so there is nothing to be better than: resume the study first")
     several = len(objective.names) > 1

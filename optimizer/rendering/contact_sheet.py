@@ -39,6 +39,11 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.merge("RGB", [Image.fromarray(channel) for channel in image.contiguous().numpy()])
 
 
+def to_tensor(picture: Image.Image) -> Tensor:
+    """Convert an RGB PIL image to a uint8 [3, h, w] image."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
 def cell_size(longer_side: int, pictures: int) -> int:
     """Return the longer side of a picture on a sheet, in pixels.
 
@@ -51,8 +56,7 @@ def cell_size(longer_side: int, pictures: int) -> int:
 
 def thumbnail(image: Tensor, pictures: int) -> Tensor:
     """Shrink a uint8 [3, h, w] image to its size on a sheet of so many, so that it takes little memory until then."""
-    picture = _scaled(image, cell_size(max(image.shape), pictures))
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return to_tensor(_scaled(image, cell_size(max(image.shape), pictures)))
 
 
 def contact_sheet(title: str, images: Sequence[Tensor], captions: Sequence[str]) -> Image.Image:

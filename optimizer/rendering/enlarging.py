@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from optimizer.rendering.contact_sheet import to_tensor
 from optimizer.rendering.latents import LATENT_FACTOR, to_unet, to_vae
 from studies.records.batch_limits import Size
 from studies.spec.hires import LATENT_UPSCALERS, UpscalerName
@@ -69,7 +69,7 @@ def _through_pixels(latents: Tensor, size: Size, resampling: Image.Resampling, v
     pixels = vae.decode(to_vae(latents.to(vae.dtype), vae)).sample.float()[0]
     levels = ((pixels / 2 + 0.5).clamp(0, 1).nan_to_num(0) * 255).to(torch.uint8)  # cut, as A1111 cuts them
     picture = Image.fromarray(levels.permute(1, 2, 0).cpu().numpy()).resize(size, resampling)
-    levels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(latents.device)
+    levels = to_tensor(picture).to(latents.device)
     encoded = vae.encode((levels[None].float() / 127.5 - 1).to(vae.dtype)).latent_dist.mode()
     found = to_unet(encoded, vae).float()
     return found if bool(pixels.isfinite().all()) else torch.full_like(found, torch.nan)

@@ -12,7 +12,7 @@ from optimizer.report.results import Results
 from optimizer.report.wording import interval, signed, with_interval
 from optimizer.trial.objective import SINGLE
 from optimizer.trial.ranking import parent_trials
-from optimizer.trial.verdict import is_ahead, is_surely_better, is_surely_worse, suspicion
+from optimizer.trial.verdict import flaws, is_ahead, is_surely_better, is_surely_worse
 from studies.records.values import Gain
 
 Tone = Literal["better", "unsure", "worse", "open"]
@@ -196,14 +196,8 @@ def _warnings(results: Results) -> Iterator[str]:
         yield f"{names} {verb} no scores, so nothing is compared with {them}."
     if results.final is not None and final is None:
         yield "More trials have finished since the final, so its choice no longer holds."
-    if final is None:
-        return
-    for finalist in final.finalists:
-        if finalist.failure is not None:
-            yield f"Trial {finalist.number} ({finalist.origin}) failed in the final: {finalist.failure}"
-    for candidate in final.candidates:
-        if (reason := suspicion(candidate, results.objective)) is not None:
-            yield f"Trial {candidate.number} looks gamed: {reason}"
+    if final is not None:
+        yield from map(_sentence, flaws(final, results.objective))
 
 
 def _command(results: Results) -> str | None:

@@ -154,6 +154,12 @@ def told_gains(trial: StoredTrial, best: Best, final: Final | None) -> tuple[Map
     return {} if unjudged else gains, held_out
 
 
+def merges_by_rank(best: Best, trials: Sequence[StoredTrial], objective: Objective) -> list[StoredTrial]:
+    """Return the merges that a picture of the best may show, best first: the best one, then the best observed ones."""
+    found = [*([] if best.merge is None else [best.merge]), *best_trials(trials, objective)]
+    return list({trial.number: trial for trial in found if trial.origin.parent is None}.values())
+
+
 def objections(
     trial: StoredTrial,
     trials: Sequence[StoredTrial],
@@ -172,7 +178,7 @@ def objections(
     if trial.origin.parent is not None:
         return ()
     finalist = _finalist(final, trial)
-    found = tuple(_found(trial, finalist, objective, name or f"trial {trial.number}"))
+    found = tuple(_found(trial, finalist, objective, name or _called(trial)))
     if found or finalist is not None or not objective.terms:
         return found
     best = best_of(trials, final, objective)
@@ -181,17 +187,15 @@ def objections(
 
 def _found(trial: StoredTrial, finalist: Finalist | None, objective: Objective, name: str) -> Iterator[str]:
     """Yield what was found against one merge."""
-    if finalist is not None and finalist.failure is not None:
-        yield f"{name} failed in the final: {finalist.failure}"
-        return
-    lost = None if finalist is None else _lost(finalist, objective.names)
-    if lost is None and not objective.terms:
+    against = _refusal(name, finalist, objective.names)
+    if against is None and not objective.terms:
         lost = _loss(trial, finalist, objective.names)
-    if lost is not None:
-        yield f"{name} {lost}"
-    if finalist is None:
+        against = None if lost is None else f"{name} {lost}"
+    if against is not None:
+        yield against
+    if finalist is None or finalist.failure is not None:
         return
-    chance = luck(finalist.held_out[SINGLE], name) if objective.terms and lost is None else None
+    chance = luck(finalist.held_out[SINGLE], name) if objective.terms and against is None else None
     if chance is not None:
         yield chance
     gamed = suspicion(finalist, objective)
@@ -234,7 +238,7 @@ def _best_of_one(
 def _observed(trial: StoredTrial, merge: StoredTrial | None, final: Final | None, doubted: str | None) -> Best:
     finalist = _finalist(final, trial)
     gains, held_out = _gains(trial, finalist)
-    lost = _refusal(trial, finalist, (SINGLE,))
+    lost = _refusal(_called(trial), finalist, (SINGLE,))
     return Best(
         trial=trial,
         merge=merge,
@@ -264,7 +268,7 @@ def _best_of_front(
     merge = next((each for each in (*sound, *ordered) if each.origin.parent is None), None)
     finalist = _finalist(final, trial)
     gains, held_out = _gains(trial, finalist)
-    lost = _refusal(trial, finalist, names)
+    lost = _refusal(_called(trial), finalist, names)
     caveat = lost
     if not sound:
         caveat = f"every member of the front loses somewhere: trial {trial.number} {found[trial.number]}"
@@ -306,18 +310,23 @@ def _gains(trial: StoredTrial, finalist: Finalist | None) -> tuple[Mapping[str, 
     return (trial.gains_over_others, False) if finalist is None else (finalist.held_out, True)
 
 
-def _refusal(trial: StoredTrial, finalist: Finalist | None, names: Sequence[str]) -> str | None:
+def _called(trial: StoredTrial) -> str:
+    return f"trial {trial.number}"
+
+
+def _refusal(name: str, finalist: Finalist | None, names: Sequence[str]) -> str | None:
     """Say why a merge is exported only if it is asked for; None where the final found nothing against it.
 
     Args:
+        name: what the merge is called.
         names: the objectives; in one of them it must be ahead of the parent.
     """
     if finalist is None:
         return None
     if finalist.failure is not None:
-        return f"trial {trial.number} failed in the final: {finalist.failure}"
+        return f"{name} failed in the final: {finalist.failure}"
     lost = _lost(finalist, names)
-    return None if lost is None else f"trial {trial.number} {lost}"
+    return None if lost is None else f"{name} {lost}"
 
 
 def _lost(finalist: Finalist, names: Sequence[str]) -> str | None:

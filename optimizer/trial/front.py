@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from optimizer.errors import WeightsError
 from optimizer.trial.objective import Objective
-from optimizer.trial.ranking import best_trials, parent_trials
+from optimizer.trial.ranking import best_trials, complete_parents
 from studies.records.values import StoredTrial
 
 Values = NDArray[np.float64]
@@ -45,7 +45,7 @@ def front_of(trials: Sequence[StoredTrial], objective: Objective) -> Front | Non
     members = tuple(best_trials(trials, objective))
     if not members:
         return None
-    parents = [parent for parent in parent_trials(trials).values() if parent.state == "complete"]
+    parents = list(complete_parents(trials).values())
     reference = _signed(parents, objective).min(axis=0) if parents else None
     volume = share = None
     if reference is not None:

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from basics.pictures import UNREADABLE
+from optimizer.rendering.contact_sheet import to_tensor
 from optimizer.trial.evaluation import pixels_digest
 
 
@@ -47,6 +46,6 @@ def read_kept(paths: Sequence[Path], digests: Sequence[str]) -> tuple[Tensor, ..
 def _read(path: Path) -> Tensor | None:
     try:
         with Image.open(path) as picture:
-            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+            return to_tensor(picture.convert("RGB"))
     except UNREADABLE:
         return None

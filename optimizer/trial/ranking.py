@@ -13,6 +13,11 @@ def parent_trials(trials: Sequence[StoredTrial]) -> dict[str, StoredTrial]:
     return {letter: trial for trial in trials if (letter := trial.origin.parent) is not None}
 
 
+def complete_parents(trials: Sequence[StoredTrial]) -> dict[str, StoredTrial]:
+    """Map the letter of each parent whose trial is complete to that trial."""
+    return {letter: trial for letter, trial in parent_trials(trials).items() if trial.state == "complete"}
+
+
 def best_trials(trials: Sequence[StoredTrial], objective: Objective) -> list[StoredTrial]:
     """Return the best trial of the full suite, or the Pareto front of several objectives.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from optimizer.errors import ScoredImageLost
+from optimizer.rendering.contact_sheet import to_tensor
 from optimizer.trial.evaluation import pixels_digest
 from studies.errors import RenderLostError
 from studies.files.artifacts import Artifacts
@@ -29,7 +28,7 @@ def _read(artifacts: Artifacts, render: StoredRender) -> Tensor:
         picture = artifacts.open_render(render.file or "")
     except RenderLostError as error:
         raise ScoredImageLost(f"item {render.item}, {error}") from error
-    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+    image = to_tensor(picture)
     if pixels_digest(image) != render.pixels_sha256:
         raise ScoredImageLost(f"item {render.item}, {render.file} is not the image that was scored")
     return image

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from optimizer.trial.objective import SINGLE, Objective
 from studies.records.finals import Final, Finalist
@@ -82,6 +82,16 @@ def suspicion(candidate: Finalist, objective: Objective) -> str | None:
     if not (gained and lost):
         return None
     return f"the objective gains while it surely loses {losses(candidate.held_out, lost)}"
+
+
+def flaws(final: Final, objective: Objective) -> Iterator[str]:
+    """Yield what failed in a final, then which candidates look gamed; one line each."""
+    for finalist in final.finalists:
+        if finalist.failure is not None:
+            yield f"trial {finalist.number} ({finalist.origin}) failed in the final: {finalist.failure}"
+    for candidate in final.candidates:
+        if (reason := suspicion(candidate, objective)) is not None:
+            yield f"trial {candidate.number} looks gamed: {reason}"
 
 
 def losses(gains: Mapping[str, Gain], names: Sequence[str]) -> str:

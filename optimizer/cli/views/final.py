@@ -18,7 +18,7 @@ from optimizer.trial.best import role_in_final
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.repeats import note_of_repeats
-from optimizer.trial.verdict import suspicion
+from optimizer.trial.verdict import flaws
 from studies.files.artifacts import RenderFile, render_file
 from studies.records.finals import Final, lacks_final, store_final
 from studies.records.stored_trials import load_trials
@@ -230,11 +230,7 @@ def final_lines(records: StudyRecords, final: Final, objective: Objective) -> li
 
     Whether the gain is sure is said of the best trial: see `best_in_words`.
     """
-    lines = list(_found(records, final, objective))
-    failed = [finalist for finalist in final.finalists if finalist.failure is not None]
-    lines += [f"trial {trial.number} ({trial.origin}) failed in the final: {trial.failure}" for trial in failed]
-    suspected = [(trial, suspicion(trial, objective)) for trial in final.candidates]
-    return lines + [f"trial {trial.number} looks gamed: {reason}" for trial, reason in suspected if reason is not None]
+    return [*_found(records, final, objective), *flaws(final, objective)]
 
 
 def _found(records: StudyRecords, final: Final, objective: Objective) -> Iterator[str]:

@@ -18,23 +18,30 @@ from studies.system.advice import advised
 def next_commands(records: StudyRecords, trials: Sequence[StoredTrial], best: Best | None) -> list[str]:
     """Return what one may type next, the most useful first."""
     name, url = records.study.name, records.database.url
-    ended = stored_end(records, trials) is not None
-    commands = [] if ended else [advised(f'study resume "{name}"', url)]
-    if ended and lacks_final(records, trials):
-        commands.append(finish_command(records))
-    commands.append(advised(f'study show "{name}"', url))
-    if best is not None and best.refusal is None:
-        commands.append(advised(f'export "{name}"', url))
-    return commands
+    show = advised(f'study show "{name}"', url)
+    if stored_end(records, trials) is None:
+        return [advised(f'study resume "{name}"', url), show, *_export(records, best)]
+    return [*_final(records, trials), show, *_export(records, best)]
 
 
 def print_next(records: StudyRecords) -> None:
     """Print the command that a study which has ended calls for: its final, else the export of its best merge."""
     trials, final = load_results(records)
-    best = best_of(trials, final, study_objective(records.study))
     if stored_end(records, trials) is None:
         return
-    shown = advised(f'study show "{records.study.name}"', records.database.url)
-    commands = [command for command in next_commands(records, trials, best) if command != shown]
+    best = best_of(trials, final, study_objective(records.study))
+    commands = [*_final(records, trials), *_export(records, best)]
     if commands:
         console.print(escaped(f"Next: {commands[0]}"), soft_wrap=True)
+
+
+def _final(records: StudyRecords, trials: Sequence[StoredTrial]) -> list[str]:
+    """Return the command of the final that a study which has ended lacks."""
+    return [finish_command(records)] if lacks_final(records, trials) else []
+
+
+def _export(records: StudyRecords, best: Best | None) -> list[str]:
+    """Return the command that exports the best merge, unless something speaks against it."""
+    if best is None or best.refusal is not None:
+        return []
+    return [advised(f'export "{records.study.name}"', records.database.url)]

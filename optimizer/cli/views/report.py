@@ -18,7 +18,7 @@ from optimizer.trial.best import BEST_MERGE, REASONS, Best, best_of, load_result
 from optimizer.trial.front import check_weights
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
-from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
+from optimizer.trial.ranking import best_trials, complete_parents, stopped_after
 from optimizer.trial.stored_scores import trial_scores
 from optimizer.trial.verdict import is_ahead
 from scorers.protocol import ScorerInfo
@@ -171,7 +171,7 @@ def _stopped_text(study: StoredStudy, complete: Sequence[StoredTrial]) -> str:
 
 def notable_trials(trials: Sequence[StoredTrial], objective: Objective, best: Best | None) -> list[StoredTrial]:
     """Return the parents, the best uniform merge, the best observed trials, and the best of the study."""
-    parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
+    parents = complete_parents(trials).values()
     uniform = best_trials([trial for trial in trials if trial.origin.kind == "uniform"], objective)[:1]
     observed = best_trials(trials, objective)[:1] if len(objective.names) == 1 else []  # a front has its own table
     chosen = [] if best is None else [best.trial, *([] if best.merge is None else [best.merge])]
