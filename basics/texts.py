@@ -27,6 +27,11 @@ def visible(text: str) -> str:
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def in_comment(text: str) -> str:
+    """Return a text as it may stand in a comment of one line: what is no printable character is `?`."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 def shortened(text: str, characters: int = REASON_CHARACTERS) -> str:
     """Return a text, or its beginning and end with the number of characters that are left out between them."""
     if len(text) <= characters:

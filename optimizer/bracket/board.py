@@ -12,7 +12,7 @@ from basics.messages import counted
 from optimizer.bracket.contestants import Contestant
 from optimizer.bracket.judging import Judgement, MatchResult
 from optimizer.bracket.record import BracketRecord
-from optimizer.bracket.tree import BracketMatch, ranking
+from optimizer.bracket.tree import BracketMatch, TreeRound
 from studies.spec.suite import SuiteSettings
 
 SHOWN_IMAGES: Final = 3  # of a checkpoint in a match
@@ -72,14 +72,13 @@ def board_of(
         suites: of the rounds.
         images: returns the pictures of a contestant in a round, uint8 [3, h, w] in the suite's order.
     """
-    drawing = _Drawing(record, contestants, suites, images)
-    rounds = tuple(drawing.round(number) for number in range(1, len(record.rounds) + 1))
-    ranked = ranking(record.rounds, lambda match: record.results[match].winner)
+    drawing = _Drawing(record, record.rounds, contestants, suites, images)
+    rounds = tuple(drawing.round(number) for number in range(1, len(drawing.tree) + 1))
     champion = next(side for side in rounds[-1].places[0].sides if side.won)
     return Board(
         title=f"{counted(len(contestants), 'checkpoint')}, {counted(len(rounds), 'round')}",
         rounds=rounds,
-        ranking=tuple(contestants[number - 1].name for number in ranked),
+        ranking=tuple(contestants[number - 1].name for number in record.ranking),
         champion=champion,
     )
 
@@ -87,16 +86,17 @@ def board_of(
 @dataclass(frozen=True)
 class _Drawing:
     record: BracketRecord
+    tree: Sequence[TreeRound]
     contestants: Sequence[Contestant]
     suites: Sequence[SuiteSettings]
     images: Callable[[int, Contestant], tuple[Tensor, ...]]
 
     def round(self, number: int) -> BoardRound:
-        suite, tree = self.suites[number - 1], self.record.rounds[number - 1]
+        suite = self.suites[number - 1]
         return BoardRound(
-            title=round_title(number, len(self.record.rounds)),
+            title=round_title(number, len(self.tree)),
             settings=settings_of(suite),
-            places=tuple(self._place(number, place, index) for index, place in enumerate(tree.places)),
+            places=tuple(self._place(number, place, index) for index, place in enumerate(self.tree[number - 1].places)),
         )
 
     def _place(self, number: int, place: tuple[int, ...], index: int) -> BoardMatch:
@@ -113,7 +113,7 @@ class _Drawing:
     def _feeder(self, number: int, place: int) -> int | None:
         if number == 1:
             return None
-        return place if len(self.record.rounds[number - 2].places[place]) == 2 else None
+        return place if len(self.tree[number - 2].places[place]) == 2 else None
 
     def _idle(self, entrant: int) -> BoardSide:
         name = self.contestants[entrant - 1].name

@@ -25,10 +25,6 @@ class EyeJudge:
     ask: Callable[[Path, ShownMatch], Vote]
     """Is given a sheet and its match, and waits for the answer. A name would sway it, so it shows none."""
 
-    @property
-    def identity(self) -> str:
-        return EYE
-
     def judge(self, shown: ShownMatch) -> Judgement:
         """Draw the sheet of a match, and ask.
 

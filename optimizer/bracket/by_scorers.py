@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 
 import torch
 
+from basics.digests import json_digest
 from basics.messages import first_line
 from optimizer.bracket.judging import Ahead, Judgement, MatchSide, ShownMatch
 from optimizer.errors import BracketError, UnscorableTrial
 from optimizer.rendering.prediction import agreed_prediction
-from optimizer.rendering.prompts.wording import wording
 from optimizer.runtime.setup import build_scorers
+from optimizer.trial.evaluation import scoring_of
 from optimizer.trial.gains import Evidence, difference, difference_interval
 from optimizer.trial.objective import Objective
-from optimizer.trial.scoring import Scoring
 from scorers.protocol import Scorer
-from studies.spec.fingerprints import scorer_fingerprint
+from studies.spec.fingerprints import scorer_fingerprints
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteSettings
 
@@ -32,10 +29,9 @@ class ScorerJudge:
 
     scorers: Mapping[str, Scorer]
     objective: Objective
-    identity: str
 
     @classmethod
-    def load(cls, spec: StudySpec, device: torch.device, cache_dir: Path, identity: str) -> ScorerJudge:
+    def load(cls, spec: StudySpec, device: torch.device, cache_dir: Path) -> ScorerJudge:
         """Load the scorers. Their networks are on the device only while they score: a checkpoint needs its memory.
 
         Raises:
@@ -44,7 +40,7 @@ class ScorerJudge:
         """
         scorers = build_scorers(spec, device, cache_dir, in_turns=True)
         infos = {name: scorer.info for name, scorer in scorers.items()}
-        return cls(scorers=scorers, objective=Objective.of(spec, infos), identity=identity)
+        return cls(scorers=scorers, objective=Objective.of(spec, infos))
 
     def judge(self, shown: ShownMatch) -> Judgement:
         """Compare two checkpoints in the objective; one that cannot be scored loses.
@@ -84,7 +80,7 @@ class ScorerJudge:
             UnscorableTrial: a scorer fails, or returns a value that is not finite.
         """
         prediction = agreed_prediction((side.contestant.checkpoint,), suite)
-        scoring = Scoring(self.scorers, cache(partial(wording, suite=suite, prediction=prediction)))
+        scoring = scoring_of(self.scorers, suite, prediction)
         part = scoring.score(suite.items(), side.images)
         return scoring.evidence(scoring.scores(part), part.features)
 
@@ -105,6 +101,5 @@ def require_one_number(spec: StudySpec) -> None:
 def identity_of(spec: StudySpec) -> str:
     """Return a digest of the scorers, their files and the objective."""
     entries = {name: entry.model_dump(mode="json") for name, entry in spec.scorers.items()}
-    files = dict(scorer_fingerprint(name, entry) for name, entry in spec.scorers.items())
     terms = {name: term.model_dump(mode="json") for name, term in spec.terms.items()}
-    return "scorers " + hashlib.sha256(json.dumps([entries, files, terms], sort_keys=True).encode()).hexdigest()
+    return "scorers " + json_digest([entries, scorer_fingerprints(spec), terms])

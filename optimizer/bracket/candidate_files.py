@@ -10,10 +10,10 @@ from typing import Final
 
 from basics.messages import counted
 from optimizer.errors import BracketError
+from optimizer.merging.files.names import CHECKPOINT_SUFFIXES, DIFFUSERS_INDEX
 from optimizer.merging.files.presence import require_checkpoint_at
 
-SUFFIXES: Final = frozenset({".safetensors", ".ckpt", ".pt", ".pth"})
-PIPELINE: Final = "model_index.json"  # in the folder of a diffusers pipeline
+FILE: Final = "bracket.json"  # in the folder of a bracket: what is decided of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +65,10 @@ def _files(path: Path) -> list[CandidateFile]:
 
 def _inside(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        is_model = path.suffix.lower() in SUFFIXES if path.is_file() else _is_pipeline(path)
+        is_model = path.suffix.lower() in CHECKPOINT_SUFFIXES if path.is_file() else _is_pipeline(path)
         if is_model and not path.name.startswith("."):
             yield path
 
 
 def _is_pipeline(folder: Path) -> bool:
-    return (folder / PIPELINE).is_file()
+    return (folder / DIFFUSERS_INDEX).is_file()

@@ -54,13 +54,13 @@ class Judgement:
 class Judge(Protocol):
     """Somebody who compares two checkpoints by their pictures."""
 
-    @property
-    def identity(self) -> str:
-        """What the judgements depend on, beside the pictures; those of one bracket have all the same."""
-        ...
-
     def judge(self, shown: ShownMatch) -> Judgement:
-        """Compare two checkpoints, neither of which has failed."""
+        """Compare two checkpoints, neither of which has failed.
+
+        Raises:
+            UnscorableTrial: the memory is too small.
+            OSError: what is shown of the match cannot be written.
+        """
         ...
 
 

@@ -18,11 +18,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from basics.file_locks import take_lock
 from basics.files import open_lock_file, replace_file
+from optimizer.bracket.candidate_files import FILE
 from optimizer.bracket.judging import MatchResult
-from optimizer.bracket.tree import BracketMatch, TreeRound, played
+from optimizer.bracket.tree import BracketMatch, TreeRound, played, ranking
 from optimizer.errors import BracketError
 
-FILE: Final = "bracket.json"
 LOCK: Final = ".bracket.lock"
 VERSION: Final = 1
 ANEW: Final = "or begin anew with --anew, which keeps every picture that still fits"
@@ -55,6 +55,11 @@ class BracketRecord:
     def rounds(self) -> list[TreeRound]:
         """The rounds as far as it is known who plays in them."""
         return played(len(self.names), self.winner)
+
+    @property
+    def ranking(self) -> list[int]:
+        """The numbers of the checkpoints of a bracket that is over, best first."""
+        return ranking(self.rounds, lambda match: self.results[match].winner)
 
     @property
     def open_matches(self) -> tuple[BracketMatch, ...]:

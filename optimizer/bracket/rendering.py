@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 
+from basics.digests import json_digest
 from basics.messages import counted
 from optimizer.bracket.contestants import Contestant
 from optimizer.bracket.kept import KeptRender, KeptRenders
@@ -17,13 +16,13 @@ from optimizer.bracket.setup import BracketPlan
 from optimizer.errors import CheckpointError
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.parents import Parents
-from optimizer.merging.files.vae import VaeFile
 from optimizer.rendering.largest_batches import LargestBatches
 from optimizer.runtime.device_choice import choose_device
+from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.setup import build_renderer
 from studies.records.stored_studies import software_versions
-from studies.spec.fingerprints import suite_fingerprints, vae_fingerprint
+from studies.spec.fingerprints import Hash, suite_fingerprints, vae_fingerprint
 
 KEY_DIGITS: Final = 16  # of each of the two digests of a folder's name
 BESIDE_PIXELS: Final = frozenset({"keep", "degenerate_limit", "cuda_graphs"})  # settings that change no pixel
@@ -39,7 +38,10 @@ class ContestantRenderer:
     def __init__(self, plan: BracketPlan, kept: KeptRenders) -> None:
         self._plan, self._kept = plan, kept
         self.device = choose_device(plan.bracket.spec.render.device)
-        self._keys = tuple(_key_of_round(each, self.device) for each in plan.rounds)
+        hashed = DigestCache().of_file
+        self._keys = tuple(_key_of_round(each, self.device, hashed) for each in plan.rounds)
+        self._vae = plan.rounds[0].ingredients.vae
+        self._sound: set[str] = set()  # sha256 of the checkpoints that hold no NaN; the files may not change
         self._largest = LargestBatches()  # the same for all, as they need the same memory
 
     @property
@@ -90,12 +92,13 @@ class ContestantRenderer:
     @torch.inference_mode()
     def _render(self, plan: Plan, contestant: Contestant, on_images: Callable[[int], None]) -> KeptRender:
         spec = plan.spec
-        vae = None if spec.vae is None else VaeFile.open(spec.vae)
-        ingredients = Ingredients(Parents.of([contestant.checkpoint]), vae=vae)
+        ingredients = Ingredients(Parents.of([contestant.checkpoint]), vae=self._vae)
         try:
-            ingredients.require_sound()
+            if contestant.sha256 not in self._sound:
+                ingredients.require_sound()
         except CheckpointError:
             return KeptRender(images=(), faults=(), failure="it holds NaN or infinity (`mergetune inspect` says where)")
+        self._sound.add(contestant.sha256)
         _, renderer = build_renderer(
             ingredients,
             spec.suite,
@@ -124,15 +127,15 @@ def failure_of(render: KeptRender, limit: int) -> str | None:
     return f"{len(broken)} of {counted(len(render.faults), 'image')} are broken: item {index} ({fault})"
 
 
-def _key_of_round(plan: Plan, device: torch.device) -> str:
+def _key_of_round(plan: Plan, device: torch.device, hashed: Hash) -> str:
     spec = plan.spec
     shaping: dict[str, Any] = {
         "suite": spec.suite.digest,
         "models": [spec.suite.prediction, spec.suite.zero_snr, spec.suite.shift],
-        "beside": suite_fingerprints(spec),
-        "vae": None if spec.vae is None else vae_fingerprint(spec.vae),
+        "beside": suite_fingerprints(spec, hashed),
+        "vae": None if spec.vae is None else vae_fingerprint(spec.vae, hashed),
         "render": spec.render.model_dump(mode="json", exclude=set(BESIDE_PIXELS)) | {"device": device.type},
         "dtype": spec.export.dtype,
         "software": software_versions(),
     }
-    return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
+    return json_digest(shaping)

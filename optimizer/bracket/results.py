@@ -15,7 +15,6 @@ from optimizer.bracket.picture import bracket_picture
 from optimizer.bracket.record import BracketRecord
 from optimizer.bracket.rendering import ContestantRenderer
 from optimizer.bracket.setup import BracketPlan
-from optimizer.bracket.tree import ranking
 from optimizer.bracket.winners import winners_spec
 
 PICTURE, PAGE = "bracket.png", "bracket.html"
@@ -46,6 +45,7 @@ def write_results(
 
     Raises:
         SpecError: the spec's steps are of another number of parents.
+        CheckpointError, NoMemoryError, UnscorableTrial: lost pictures cannot be rendered again.
         OSError: a file cannot be written.
     """
 
@@ -53,8 +53,7 @@ def write_results(
         return renderer.rendered(number, contestant, lambda _: None).images
 
     board = board_of(record, plan.contestants, plan.suites, images)
-    ranked = ranking(record.rounds, lambda match: record.results[match].winner)
-    spec = winners_spec(plan.bracket, [plan.contestant(number) for number in ranked[:winners]])
+    spec = winners_spec(plan.bracket, [plan.contestant(number) for number in record.ranking[:winners]])
     with replacing(folder / PICTURE) as temporary:
         bracket_picture(board).save(temporary, format="PNG")
     for path, text in ((folder / PAGE, bracket_page(board, plan.notes)), (target, spec)):

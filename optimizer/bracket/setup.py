@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from optimizer.bracket.contestants import Contestant, FoundCheckpoints, contestants_of, require_alike
+from optimizer.bracket.contestants import Contestant, FoundCheckpoints, contestants_of
 from optimizer.bracket.tree import rounds_of
 from optimizer.errors import BracketError
 from optimizer.merging.engine.ingredients import Ingredients
@@ -49,6 +49,7 @@ def make_bracket(
     """Check that the checkpoints can render every round, and that a search among the winners can be made.
 
     Args:
+        found: checkpoints that are alike: see `require_alike`.
         winners: how many are to be parents of the search.
         progress: called with the bytes of each chunk of a checkpoint that was hashed.
 
@@ -57,7 +58,6 @@ def make_bracket(
         RenderError, SpecError, ScorerError: a round's suite cannot be rendered or scored, or the spec cannot be used.
     """
     checkpoints = found.checkpoints
-    require_alike(checkpoints)
     require_count(winners, len(checkpoints))
     make_plan(bracket.among([checkpoint.path for checkpoint in checkpoints[:winners]]))
     suites = bracket.suites(rounds_of(len(checkpoints)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from basics.texts import in_comment
 from optimizer.bracket.contestants import Contestant
 from optimizer.merging.files.checkpoint import letters
 from studies.spec.rounds import BracketSpec
@@ -26,15 +27,11 @@ def winners_spec(bracket: BracketSpec, ranked: Sequence[Contestant]) -> str:
     )
     first = {key: data.pop(key) for key in ("study", "parents")}
     head = "".join(
-        f"#   {letter}: {_in_comment(contestant.name)}\n"
+        f"#   {letter}: {in_comment(contestant.name)}\n"
         for letter, contestant in zip(letters(len(ranked)), ranked, strict=True)
     )
     comment = f"# The search among the winners of a bracket, best first:\n{head}"
     return comment + _yaml(first) + _yaml(data)
-
-
-def _in_comment(text: str) -> str:
-    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _yaml(data: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 USER_ERROR = 2
 STORAGE_LOST = 3
 BUG = 1
+YAML_SUFFIXES = (".yaml", ".yml")
 
 # Lines are as long as what they say: a terminal wraps them, and elsewhere they are searched.
 console = SafeConsole(highlight=False, emoji=False, soft_wrap=True)
@@ -80,6 +81,12 @@ Weights = Annotated[
 ]
 
 
+def print_notes(notes: Iterable[str]) -> None:
+    """Print what the user should know, one line each."""
+    for note in notes:
+        console.print(f"[yellow]note:[/] {escaped(note)}")
+
+
 def output_option(metavar: str, help_text: str) -> Any:
     """Return the option `--output` of a command that writes one file."""
     return typer.Option("--output", "-o", parser=typed_path, metavar=metavar, help=help_text, show_default=False)
@@ -96,11 +103,9 @@ def read_spec(file: Path) -> StudySpec:
     from studies.system.documents import read_text
     from studies.system.texts import cut_texts
 
-    for note in cut_texts(read_text(file, "spec", "a study's YAML file", SpecError)):
-        console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
+    print_notes(cut_texts(read_text(file, "spec", "a study's YAML file", SpecError)))
     found = load_spec_and_notes(file)
-    for note in found.notes:
-        console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
+    print_notes(found.notes)
     return found.spec
 
 
@@ -124,8 +129,11 @@ def storage_url(storage: str) -> str:
     return complete_url(storage)
 
 
-def stored_url(storage: str) -> str:
+def stored_url(storage: str, *, create: bool = False) -> str:
     """Return the URL of a database that must be there; a file is looked for before what opens databases is imported.
+
+    Args:
+        create: whether it may be missing.
 
     Raises:
         DatabaseError: there is no such file, or it is no database.
@@ -136,7 +144,7 @@ def stored_url(storage: str) -> str:
     url = storage_url(storage)
     file = database_file(url)
     if file is not None:
-        require_database_file(file, create=False)
+        require_database_file(file, create=create)
     return url
 
 
@@ -334,6 +342,13 @@ def safetensors_target(output: Path) -> Path:
     from optimizer.merging.files.presence import require_utf8_name
 
     require_utf8_name(output)  # it becomes the model's title in the header
+    return output
+
+
+def yaml_target(output: Path, option: str = "-o") -> Path:
+    """Return the path of an option that names a YAML file to write, which must end so."""
+    if output.suffix.lower() not in YAML_SUFFIXES:
+        fail(f"{option} writes a YAML file, got {output}: give a name that ends in .yaml")
     return output
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
-from typing import Final
 
-LONGEST: Final = 60  # characters of a study's name
+from studies.spec.study import LONGEST_NAME
 
 
 def study_name(stem: str) -> str:
     """Return a name for a study, given that of its file without suffix."""
     plain = "".join(sign if sign.isalnum() or sign in " .+-_" else "_" for sign in stem).strip()
-    return (plain if plain[:1].isalnum() else f"study{plain}")[:LONGEST]
+    return (plain if plain[:1].isalnum() else f"study{plain}")[:LONGEST_NAME]
 
 
 def lora_names(stems: Iterable[str]) -> tuple[str, ...]:

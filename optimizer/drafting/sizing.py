@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optimizer.runtime.timing import StudyTiming
 
@@ -58,4 +58,4 @@ def sized(prompts: int, hours: float, timing: Callable[[int], StudyTiming]) -> S
         if trials >= WISHED_TRIALS:
             break
     trials = min(max(trials, LEAST_TRIALS), MOST_TRIALS)
-    return Sizing(seeds=seeds, trials=trials, seconds=trials * study.trial_seconds + study.final_seconds)
+    return Sizing(seeds=seeds, trials=trials, seconds=replace(study, trials=trials).seconds)

@@ -21,9 +21,9 @@ def spec_text(draft: Draft) -> str:
                       *_budget(draft)]) + "\n"  # fmt: skip
 
 
-def quoted(text: str) -> str:
-    """Return a text as a YAML value on one line, whatever characters it has: JSON's strings are YAML's."""
-    return json.dumps(text, ensure_ascii=False)
+def quoted(value: Any) -> str:
+    """Return a text or number as a YAML value on one line, whatever characters it has: JSON's values are YAML's."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _head(draft: Draft) -> Iterator[str]:
@@ -85,16 +85,12 @@ def _scorers(choice: ScorerChoice) -> Iterator[str]:
         yield "# Nothing on this machine judges pictures: sharpness only lets the study run. See the lines below it."
     yield "scorers:"
     for scorer in choice.chosen:
-        options = ", ".join(f"{name}: {_value(value)}" for name, value in scorer.options.items())
+        options = ", ".join(f"{name}: {quoted(value)}" for name, value in scorer.options.items())
         yield f"  {scorer.kind}: {{{options}}}  # {scorer.why}"
     yield from (_comment(line, indent=2) for line in choice.lacking)
     yield ""
     yield "objective:  # the sum of weight x score / unit"
     yield from (f"  {scorer.kind}: {{weight: 1}}" for scorer in choice.chosen)
-
-
-def _value(value: Any) -> str:
-    return quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _budget(draft: Draft) -> Iterator[str]:

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from basics.percent import from_percent
 from basics.texts import shortened
 from optimizer.errors import PlotError
 
 MOST_VALUES: Final = 200  # of an axis: more could not be looked at
 _NUMBER: Final = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _RANGE: Final = re.compile(rf"\s*{_NUMBER}(%?)\s*:\s*{_NUMBER}(%?)\s*:\s*(\d+)\s*")
-_PERCENT: Final = re.compile(rf"\s*{_NUMBER}\s*%\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +53,8 @@ def read_axis(text: str, option: str) -> Axis:
 
 def number_of(value: str) -> float | None:
     """Return the number that a value is, a percentage as a share of 1; None if it is none."""
-    percent = _PERCENT.fullmatch(value)
     try:
-        number = float(percent[1]) / 100 if percent else float(value)
+        number = float(from_percent(value))
     except ValueError:
         return None
     return number if math.isfinite(number) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from basics.messages import unknown_name
@@ -45,7 +45,7 @@ class NumberChange:
             place: tuple(self.number if (place, index) in self.cells else value for index, value in enumerate(own))
             for place, own in variant.numbers.items()
         }
-        return Variant(numbers=numbers, suite=variant.suite)
+        return replace(variant, numbers=numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +56,21 @@ class SuiteChange:
     setting: str
     value: str
 
-    def applied(self, variant: Variant) -> Variant:
-        """Return the variant with this setting.
+    def suite_of(self, suite: SuiteSettings) -> SuiteSettings:
+        """Return the suite with this setting.
 
         Raises:
             PlotError: the suite cannot have this value.
         """
-        return Variant(numbers=variant.numbers, suite=with_setting(variant.suite, self.setting, self.value))
+        return with_setting(suite, self.setting, self.value)
+
+    def applied(self, variant: Variant) -> Variant:
+        """Return the variant with this setting.
+
+        Raises:
+            PlotError: as for `suite_of`.
+        """
+        return replace(variant, suite=self.suite_of(variant.suite))
 
 
 Change = NumberChange | SuiteChange

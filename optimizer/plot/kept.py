@@ -6,7 +6,6 @@ rendered of it, and the software. Its record is written last, so a process that 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,14 +16,16 @@ from typing import Any
 
 from torch import Tensor
 
+from basics.digests import json_digest
 from optimizer.errors import PlotError
 from optimizer.merging.engine.export import write_file
 from optimizer.plot.tables import Cell
+from optimizer.runtime.digest_cache import DigestCache
 from optimizer.trial.kept_images import digests_of, read_kept, read_record
 from studies.files.png import encode_png
 from studies.records.stored_studies import software_versions
 from studies.spec.final import FinalSettings
-from studies.spec.fingerprints import scorer_fingerprint, suite_fingerprints
+from studies.spec.fingerprints import scorer_fingerprints, suite_fingerprints
 from studies.spec.study import StudySpec
 
 
@@ -38,6 +39,7 @@ class CellKeys:
 
     spec: StudySpec
     device: str
+    _digests: DigestCache = field(default_factory=DigestCache, init=False, repr=False)
     _beside: dict[str, Mapping[str, str]] = field(default_factory=dict, init=False, repr=False)
 
     def of(self, cell: Cell) -> str:
@@ -45,23 +47,19 @@ class CellKeys:
         digest = cell.suite.digest
         if digest not in self._beside:  # embeddings and LoRAs that are read while it is rendered
             alone = self.spec.model_copy(update={"suite": cell.suite, "final": FinalSettings()})
-            self._beside[digest] = suite_fingerprints(alone)
-        return _digest(
+            self._beside[digest] = suite_fingerprints(alone, self._digests.of_file)
+        return json_digest(
             {**self._common, "recipe": cell.recipe.to_json(), "suite": digest, "beside": self._beside[digest]}
         )
 
     @cached_property
     def scorers(self) -> str:
         """One sha256 of the files that the spec's scorers read; their options are part of every cell's key."""
-        return _digest(dict(scorer_fingerprint(name, entry) for name, entry in self.spec.scorers.items()))
+        return json_digest(scorer_fingerprints(self.spec))
 
     @cached_property
     def _common(self) -> dict[str, Any]:
         return {"spec": self.spec.to_json(), "device": self.device, "software": software_versions()}
-
-
-def _digest(data: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

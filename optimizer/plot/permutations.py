@@ -58,7 +58,7 @@ def _table(blueprint: Blueprint, first: str, second: str, heading: str, suite: S
 def _cell(
     blueprint: Blueprint, first: str, second: str, text: str, column: Sequence[str], suite: SuiteSettings
 ) -> Cell:
-    named = [f"{section} {letter}" for section, letter in zip(_sections(blueprint), column, strict=True)]
+    named = [f"{section} {letter}" for section, letter in zip(sections(blueprint.architecture), column, strict=True)]
     whole = len({text, *column}) == 1
     return Cell(
         label=f"{', '.join(named)}, text encoders {text}",
@@ -66,10 +66,6 @@ def _cell(
         recipe=blueprint.parent_alone(text) if whole else _assigned(blueprint, first, second, text, column),
         suite=suite,
     )
-
-
-def _sections(blueprint: Blueprint) -> tuple[str, ...]:
-    return sections(blueprint.architecture)
 
 
 def _assigned(blueprint: Blueprint, first: str, second: str, text: str, column: Sequence[str]) -> Recipe:
@@ -81,6 +77,6 @@ def _assigned(blueprint: Blueprint, first: str, second: str, text: str, column: 
 
 def _owners(blueprint: Blueprint, first: str, text: str, column: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield every place with the letter of the parent whose it is."""
-    owners, unet = dict(zip(_sections(blueprint), column, strict=True)), set(blocks(blueprint.architecture))
+    owners, unet = dict(zip(sections(blueprint.architecture), column, strict=True)), set(blocks(blueprint.architecture))
     for place in places(blueprint.architecture):
         yield place, first if place == VAE else owners[section_of(place)] if place in unet else text

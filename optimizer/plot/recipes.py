@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 from optimizer.runtime.plan import Plan
 from studies.recipe.file import RecipePaths, recipe_text
-from studies.recipe.recipe import LETTERS, Recipe
+from studies.recipe.recipe import Recipe
 
 
 def recipe_writer(plan: Plan) -> Callable[[Recipe], str]:
     """Return a function that writes the recipe file of a merge of a plan's files, with the paths of this machine."""
     spec = plan.spec
-    parents = dict(zip(LETTERS, spec.parents, strict=False))
+    parents = dict(zip(spec.letters, spec.parents, strict=True))
 
     def written(recipe: Recipe) -> str:
         paths = RecipePaths(
             parents=parents,
             loras=[lora.path for lora in spec.loras.values()] if recipe.loras else [],
-            vae=spec.vae if recipe.vae is not None else None,
+            vae=spec.vae,
         )
         return recipe_text(recipe, paths, f"a cell of a plot of {spec.study}")
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from optimizer.errors import PlotError
 from optimizer.plot.axes import Axis
-from optimizer.plot.changes import Variant, suite_changes
+from optimizer.plot.changes import suite_changes
 from optimizer.plot.suites import most_images
 from studies.spec.suite import SuiteSettings
 
@@ -66,13 +66,17 @@ class PlotRequest:
                 )
 
     def image_count(self, suite: SuiteSettings) -> int:
-        """Return the images of each cell: as asked for, else one, or up to 4 where pictures are compared."""
+        """Return the images of each cell: as asked for, else one, or up to 4 where pictures are compared.
+
+        Raises:
+            PlotError: the suite cannot have a value of z.
+        """
         if self.images is not None:
             return self.images
         if self.kind == "plot":
             return 1
         changes = suite_changes(self.z, suite) if self.z is not None else None
-        suites = [change.applied(Variant(numbers={}, suite=suite)).suite for change in changes or ()] or [suite]
+        suites = [change.suite_of(suite) for change in changes or ()] or [suite]
         return min(IMAGES_TO_COMPARE, *map(most_images, suites))
 
 

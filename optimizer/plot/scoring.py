@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
 
 from torch import Tensor
 
 from basics.messages import counted
 from optimizer.plot.tables import Cell
 from optimizer.rendering.prediction import Prediction
-from optimizer.rendering.prompts.wording import wording
-from optimizer.trial.scoring import Scoring
+from optimizer.trial.evaluation import scoring_of
 from scorers.protocol import Scorer, ScorerInfo
 from studies.spec.study import StudySpec
 
@@ -41,6 +39,6 @@ def score_cell(
     Raises:
         UnscorableTrial: a scorer fails, or returns a value that is not finite.
     """
-    scoring = Scoring(scorers, cache(partial(wording, suite=cell.suite, prediction=prediction)))
+    scoring = scoring_of(scorers, cell.suite, prediction)
     means = scoring.scores(scoring.score(cell.suite.items(), images)).means
     return {name: means.get(name) for name in scorers}

@@ -73,11 +73,18 @@ def grid_tables(
             columns=tuple(map(_label, _or_none(across))),
             rows=tuple(map(_label, _or_none(down))),
             cells=tuple(
-                tuple(_cell(start, (behind, below, beside), images, blueprint) for beside in _or_none(across))
-                for below in _or_none(down)
+                tuple(
+                    Cell(
+                        label=_joined(beside, below, behind),
+                        recipe=blueprint.recipe(variant.numbers),
+                        suite=shown(variant.suite, images),
+                    )
+                    for beside, variant in _each(across, of_row)
+                )
+                for below, of_row in _each(down, of_table)
             ),
         )
-        for behind in _or_none(deep)
+        for behind, of_table in _each(deep, start)
     )
 
 
@@ -87,10 +94,8 @@ def in_suites(suite: SuiteSettings, deep: Sequence[Change], images: int) -> Iter
     Raises:
         PlotError: as for `grid_tables`, or the axis is over numbers of the merge.
     """
-    for change in _or_none(deep):
-        variant = Variant(numbers={}, suite=suite)
-        changed = variant if change is None else change.applied(variant)
-        yield _label(change), shown(changed.suite, images)
+    for change, variant in _each(deep, Variant(numbers={}, suite=suite)):
+        yield _label(change), shown(variant.suite, images)
 
 
 def require_few(count: int) -> None:
@@ -116,12 +121,11 @@ def _label(change: Change | None) -> str:
     return "" if change is None else change.label
 
 
-def _cell(start: Variant, changes: Sequence[Change | None], images: int, blueprint: Blueprint) -> Cell:
-    variant = start
-    for change in changes:
-        variant = variant if change is None else change.applied(variant)
-    return Cell(
-        label=" · ".join(change.label for change in reversed(changes) if change is not None),
-        recipe=blueprint.recipe(variant.numbers),
-        suite=shown(variant.suite, images),
-    )
+def _each(axis: Sequence[Change], variant: Variant) -> Iterator[tuple[Change | None, Variant]]:
+    """Yield each change of an axis with what it makes of a variant; the variant itself without an axis."""
+    for change in _or_none(axis):
+        yield change, variant if change is None else change.applied(variant)
+
+
+def _joined(*changes: Change | None) -> str:
+    return " · ".join(change.label for change in changes if change is not None)

@@ -55,10 +55,6 @@ class PlotWork:
         """Return the cells that are not kept."""
         return tuple(cell for cell in self.cells.values() if self.kept.images(self.keys.of(cell)) is None)
 
-    def merges(self, cells: Sequence[Cell]) -> int:
-        """Return how many merges some cells are of."""
-        return len({cell.recipe.digest for cell in cells})
-
     def render(self, missing: Sequence[Cell], on_start: OnCell) -> dict[Identity, CellResult]:
         """Render cells, keep each as soon as it is there, and return what came of every cell of the plot.
 
@@ -89,6 +85,7 @@ class PlotWork:
 
         Raises:
             ScorerError, NoMemoryError: a scorer cannot be loaded.
+            PlotError: images of a cell are gone.
             ExportError: a score cannot be kept.
         """
         scored = {
@@ -103,7 +100,7 @@ class PlotWork:
             cell, result = self.cells[identity], results[identity]
             on_start(cell)
             try:
-                means = score_cell(cell, self._images(result), scorers, self.plan.prediction)
+                means = score_cell(cell, self.kept.required_images(result.key), scorers, self.plan.prediction)
             except UnscorableTrial as error:
                 scored[identity] = replace(result, unscored=str(error))
                 continue
@@ -116,16 +113,17 @@ class PlotWork:
 
         Raises:
             ScorerError, NoMemoryError: the CLIP of the spec's scorers cannot be loaded.
+            PlotError: images of a cell are gone.
         """
         base = table.base
         if base is None or results[base.identity].failure is not None:
             return PlotTable(table=table, results=results)
-        reference = self._images(results[base.identity])
+        reference = self.kept.required_images(results[base.identity].key)
         cosine_of, measured = self._cosines(reference), dict[Identity, CellResult]()
         for cell in table.every:
             result = results[cell.identity]
             if result.failure is None and cell is not base:
-                images = self._images(result)
+                images = self.kept.required_images(result.key)
                 distance = PictureDistance(levels=level_distance(images, reference), cosine=cosine_of(images))
                 result = replace(result, distance=distance)
             measured[cell.identity] = result
@@ -146,14 +144,6 @@ class PlotWork:
             return None
         with explain_out_of_memory("CLIP", self.device):
             return load_embedder(settings, str(self.device))
-
-    def _images(self, result: CellResult) -> tuple[Tensor, ...]:
-        """Return the images of a cell that was kept.
-
-        Raises:
-            PlotError: they are gone.
-        """
-        return self.kept.required_images(result.key)
 
 
 def _of(spec: StudySpec, found: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -14,14 +14,14 @@ from studies.spec.study import StudySpec
 
 
 def require_files_of(spec: StudySpec) -> None:
-    """Refuse a spec that names a file or folder which is not there; nothing is opened.
+    """Refuse a spec that names a file or folder which is not there; only the recipe files of probes are read.
 
     Raises:
         CheckpointError: a parent or the VAE is not there.
         LoraError: a LoRA, of the merge or of the suite.
         PromptError: the folder of the suite's embeddings or LoRAs.
         ScorerError: weights or reference images of a built-in scorer.
-        RecipeError: the file of a probe.
+        RecipeError: the file of a probe, which also may not be a recipe.
     """
     for checkpoint in (*spec.parents, *([] if spec.vae is None else [spec.vae])):
         require_checkpoint_at(checkpoint)

@@ -139,7 +139,7 @@ def time_batch(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Batc
         unscored=tuple(name for name in runtime.evaluator.scoring.scorers if name not in scorers),
         png_bytes=sum(len(encode_png(image.numpy())) for image in measured.images),
         sheet_bytes=_sheet_bytes(measured, batch),
-        pixels=sum(width * height for width, height in (item.image_size for item in batch)),
+        pixels=_pixels(batch),
         host_bytes=psutil.Process().memory_info().rss,
         device_bytes=torch.cuda.max_memory_reserved(runtime.device) if runtime.device.type == "cuda" else None,
     )

@@ -16,6 +16,7 @@ from basics.messages import counted, first_line
 from optimizer.errors import UnscorableTrial
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.rendering.largest_batches import BatchTooLarge
+from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.wording import wording
 from optimizer.rendering.render import Renderer
 from optimizer.trial.gains import Evidence
@@ -26,6 +27,7 @@ from scorers.protocol import Scorer
 from search_spaces.blocks import text_encoders
 from studies.recipe.recipe import Recipe
 from studies.records.batch_limits import BatchLimit
+from studies.spec.suite import SuiteSettings
 
 GoOn = Callable[[Sequence[int], Evidence], bool]
 """Decides whether to render the next stage. It is called after each stage but the last, with the items rendered so far,
@@ -54,6 +56,11 @@ def pixels_digest(image: Tensor) -> str:
     return hashlib.sha256(shape + b":" + image.contiguous().numpy().tobytes()).hexdigest()
 
 
+def scoring_of(scorers: Mapping[str, Scorer], suite: SuiteSettings, prediction: Prediction) -> Scoring:
+    """Return the scoring of a suite's images, in which scorers read what the text encoders read of a prompt."""
+    return Scoring(scorers, cache(partial(wording, suite=suite, prediction=prediction)))
+
+
 class Evaluator:
     """The evaluation of recipes, one after the other, with models and scorers that stay in memory."""
 
@@ -66,8 +73,7 @@ class Evaluator:
         degenerate_limit: int = 0,
     ) -> None:
         self.resident, self.renderer = resident, renderer
-        words = partial(wording, suite=renderer.suite, prediction=renderer.models.prediction)
-        self.scoring = Scoring(scorers, cache(words))
+        self.scoring = scoring_of(scorers, renderer.suite, renderer.models.prediction)
         self._degenerate_limit = degenerate_limit
         self._text_places = frozenset(text_encoders(resident.architecture))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from basics.messages import counted
@@ -110,7 +111,7 @@ def clone_study(records: StudyRecords, artifacts: Artifacts, name: str, *, trial
         records.database,
         spec,
         records.study.parents,
-        ["maximize" if each.name == "MAXIMIZE" else "minimize" for each in study.directions],
+        ["maximize" if each is StudyDirection.MAXIMIZE else "minimize" for each in study.directions],
         study.metric_names or [],
         first,
         like=records.study,

@@ -41,22 +41,26 @@ def fingerprints(spec: StudySpec) -> dict[str, str]:
 
     Files that do not exist yet are left out.
     """
-    digests = dict(scorer_fingerprint(name, entry) for name, entry in spec.scorers.items())
+    digests = scorer_fingerprints(spec)
     digests |= {title_of_lora(name): lora_fingerprint(lora.path) for name, lora in spec.loras.items()}
     if spec.vae is not None:
         digests[THE_VAE] = vae_fingerprint(spec.vae)
     return digests | suite_fingerprints(spec)
 
 
-def suite_fingerprints(spec: StudySpec) -> dict[str, str]:
-    """Return description -> sha256 of the files beside the merge that shape a study's renders: embeddings and LoRAs."""
+def suite_fingerprints(spec: StudySpec, hashed: Hash = sha256_of) -> dict[str, str]:
+    """Return description -> sha256 of the files beside the merge that shape a study's renders: embeddings and LoRAs.
+
+    Args:
+        hashed: returns the sha256 of a file.
+    """
     digests = {}
     if spec.suite.embeddings is not None:
-        digests[THE_EMBEDDINGS] = embeddings_fingerprint(spec, spec.suite.embeddings)
+        digests[THE_EMBEDDINGS] = embeddings_fingerprint(spec, spec.suite.embeddings, hashed)
     if spec.suite.lora_folder is not None:
-        digests[THE_NAMED_LORAS] = named_loras_fingerprint(spec, spec.suite.lora_folder)
+        digests[THE_NAMED_LORAS] = named_loras_fingerprint(spec, spec.suite.lora_folder, hashed)
     for number, lora in enumerate(spec.suite.loras, start=1):
-        digests[title_of_suite_lora(number)] = lora_fingerprint(lora.path)
+        digests[title_of_suite_lora(number)] = lora_fingerprint(lora.path, hashed)
     return digests
 
 
@@ -115,6 +119,11 @@ def vae_fingerprint(path: Path, hashed: Hash = sha256_of) -> str:
     if not path.is_dir():
         return _digest([path], hashed)
     return _digest(sorted(file for file in path.rglob("*") if file.suffix.lower() in MODEL_SUFFIXES), hashed)
+
+
+def scorer_fingerprints(spec: StudySpec) -> dict[str, str]:
+    """Return description -> sha256 of the files that the options of each scorer name."""
+    return dict(scorer_fingerprint(name, entry) for name, entry in spec.scorers.items())
 
 
 def scorer_fingerprint(name: str, entry: ScorerEntry) -> tuple[str, str]:

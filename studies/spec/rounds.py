@@ -20,12 +20,11 @@ from pydantic import ValidationError
 from basics.settings import explain
 from studies.errors import SpecError
 from studies.spec.final import FinalSettings, unseen_shift
-from studies.spec.study import StudySpec, checked_spec
+from studies.spec.study import LONGEST_NAME, StudySpec, checked_spec
 from studies.spec.suite import SuitePrompt, SuiteSettings
 from studies.system.documents import parse_yaml, read_text
 
 FEWEST_DEALT: Final = 4  # prompts of a round; with fewer, every round has them all
-MAX_STUDY_NAME: Final = 60
 WINNERS: Final = "-winners"
 # Of a spec that names none.
 SCORERS: Final[Mapping[str, None]] = {"aesthetic": None, "clip_score": None}
@@ -83,7 +82,7 @@ class BracketSpec:
         """
         name = self.spec.study
         data = self.spec.model_dump(mode="json", exclude_unset=True) | {
-            "study": name if name.endswith(WINNERS) else name[: MAX_STUDY_NAME - len(WINNERS)] + WINNERS,
+            "study": name if name.endswith(WINNERS) else name[: LONGEST_NAME - len(WINNERS)] + WINNERS,
             "parents": [str(path) for path in parents],
         }
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -11,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from basics.digests import json_digest
 from basics.names import plain
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
@@ -427,7 +426,7 @@ class SuiteSettings(FrozenSettings):
             for name in _LATER:
                 if prompt[name] is None:
                     del prompt[name]
-        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+        return json_digest(data)
 
 
 def in_usual_spelling(suite: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from optimizer.cli.common import (
     fail,
     loading_libraries,
     output_option,
+    print_notes,
+    yaml_target,
 )
 from optimizer.cli.workers.model_folders import digest_cache
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from studies.spec.rounds import BracketSpec
 
 WINNERS: Final = 4
-RECORD: Final = "bracket.json"
 
 
 class JudgeChoice(StrEnum):
@@ -109,8 +110,7 @@ def bracket(
     count = min(WINNERS, len(first)) if winners is None else winners
     spec = given or usual_bracket(found.checkpoints[0].architecture, first[: max(2, count)])
     plan = _plan(found, spec, count, cache_folder(cache))
-    for note in plan.notes:
-        console.print(f"[yellow]note:[/] {escaped(note)}")
+    print_notes(plan.notes)
     folder.mkdir(parents=True, exist_ok=True)
     with only_one(folder):
         _play(plan, folder, by, target, count, cache_folder(cache), anew=anew)
@@ -129,11 +129,12 @@ def _read(file: Path, parents: Sequence[Path], by: JudgeChoice) -> BracketSpec:
 
 def _require_targets(folder: Path, target: Path, *, explicit: bool, force: bool) -> None:
     """Refuse a folder that is not a bracket's, and a file that cannot be written."""
-    if target.suffix.lower() not in {".yaml", ".yml"}:
-        fail(f"-o writes a YAML file, got {target}: give a name that ends in .yaml")
+    yaml_target(target)
     if folder.exists() and not folder.is_dir():
         fail(f"--folder: {folder} is not a folder")
-    strange = folder.is_dir() and not (folder / RECORD).exists()
+    from optimizer.bracket.candidate_files import FILE
+
+    strange = folder.is_dir() and not (folder / FILE).exists()
     if strange and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         fail(f"{folder} has files and no bracket: name a new or an empty folder with --folder")
     if explicit:
@@ -144,14 +145,12 @@ def _require_targets(folder: Path, target: Path, *, explicit: bool, force: bool)
 
 def _plan(found: FoundCheckpoints, spec: BracketSpec, winners: int, caches: Path) -> BracketPlan:
     """Check and hash everything, with a progress bar."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
     from optimizer.bracket.setup import make_bracket
+    from optimizer.cli.workers.loading import bytes_progress
 
-    columns = (TextColumn("hashing checkpoints"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=sum(each.size_bytes for each in found.checkpoints))
-        return make_bracket(found, spec, winners, digest_cache(caches), lambda size: progress.advance(task, size))
+    total = sum(each.size_bytes for each in found.checkpoints)
+    with bytes_progress("hashing checkpoints", total) as advance:
+        return make_bracket(found, spec, winners, digest_cache(caches), advance)
 
 
 def _play(
@@ -178,7 +177,7 @@ def _play(
     if record.results:
         console.print(f"going on: {len(record.results)} of {len(plan.contestants) - 1} matches are decided")
     if record.open_matches:
-        judge = None if by is JudgeChoice.EYE else _scorers(plan, renderer, caches, identity.judge)
+        judge = None if by is JudgeChoice.EYE else _scorers(plan, renderer, caches)
         with BracketView.shown(plan) as view:
             Player(
                 plan=plan, record=record, renderer=renderer, judge=judge or _eye(folder, view), watch=view.watch
@@ -186,11 +185,11 @@ def _play(
     _write_results(plan, record, renderer, folder, target, winners)
 
 
-def _scorers(plan: BracketPlan, renderer: ContestantRenderer, caches: Path, identity: str) -> Judge:
+def _scorers(plan: BracketPlan, renderer: ContestantRenderer, caches: Path) -> Judge:
     from optimizer.bracket.by_scorers import ScorerJudge
 
     with console.status("loading scorers"):
-        return ScorerJudge.load(plan.bracket.spec, renderer.device, caches, identity)
+        return ScorerJudge.load(plan.bracket.spec, renderer.device, caches)
 
 
 def _eye(folder: Path, view: BracketView) -> Judge:

@@ -22,6 +22,8 @@ from optimizer.cli.common import (
     loading_libraries,
     output_option,
     parsed_weights,
+    print_notes,
+    yaml_target,
 )
 from optimizer.cli.workers.model_folders import Moved, require_folders, searched_folders
 from studies.system.advice import DEFAULT_STORAGE, advised
@@ -96,13 +98,12 @@ def export(
         if card:
             fail("--card describes an exported file, and --recipe exports none: leave one of them out")
         _write_recipe(stored, chosen, recipe, models, force=force)
-        _print_objections(against)
+        print_notes(against)
         return
     refuse_other_draws(chosen.recipe.random_operations)
     if chosen.estimated:
         stopped = stopped_after(chosen, len(stored.spec.suite.items()))
-        note = f"trial {chosen.number} was {stopped}: its objective is an estimate"
-        console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
+        print_notes([f"trial {chosen.number} was {stopped}: its objective is an estimate"])
     target = output or Path(f"{stored.name}-trial-{chosen.number}.safetensors")
     refuse_target(target, overwrite=force)
     if card:
@@ -113,15 +114,12 @@ def export(
     folder = Artifacts.existing(database.url, artifacts)
     delivery = _deliver(records, chosen, plan, folder, target, force=force)
     console.print(f"proof: {delivery.proof}", soft_wrap=True)
-    for line in delivery.file.notes:
-        console.print(f"[yellow]note:[/] {escaped(line)}", soft_wrap=True)
-    if delivery.difference:
-        console.print(f"[yellow]note:[/] {escaped(delivery.difference)}", soft_wrap=True)
+    print_notes([*delivery.file.notes, *([delivery.difference] if delivery.difference else [])])
     console.print(f"AutoV2 hash {delivery.file.sha256[:10]}, {delivery.file.bytes / 1e6:,.1f} MB")
     console.print(f"wrote {escaped(str(target))} (trial {chosen.number}, {escaped(chosen.title)})", soft_wrap=True)
     if card:
         _write_card(records, chosen, plan, folder, delivery.file, force=force)
-    _print_objections(against)
+    print_notes(against)  # last, where they are seen
 
 
 def _deliver(
@@ -162,8 +160,7 @@ def _write_card(
     console.print(f"wrote {escaped(str(written.page))}", soft_wrap=True)
     for path in written.beside:
         console.print(f"wrote {escaped(str(path))}", soft_wrap=True)
-    for line in written.notes:
-        console.print(f"[yellow]note:[/] {escaped(line)}", soft_wrap=True)
+    print_notes(written.notes)
 
 
 def _objections(records: StudyRecords, chosen: StoredTrial) -> tuple[str, ...]:
@@ -173,12 +170,6 @@ def _objections(records: StudyRecords, chosen: StoredTrial) -> tuple[str, ...]:
 
     trials, final = load_results(records)
     return objections(chosen, trials, final, study_objective(records.study))
-
-
-def _print_objections(against: Sequence[str]) -> None:
-    """Print them last, where they are seen."""
-    for each in against:
-        console.print(f"[yellow]note:[/] {escaped(each)}", soft_wrap=True)
 
 
 def _write_recipe(
@@ -192,8 +183,7 @@ def _write_recipe(
     from optimizer.merging.engine.export import write_file
     from studies.recipe.file import RecipePaths, recipe_text
 
-    if target.suffix.lower() not in {".yaml", ".yml"}:
-        fail(f"--recipe writes a YAML file, got {target}: give a name that ends in .yaml")
+    yaml_target(target, "--recipe")
     spec, parents = stored.spec, stored.parents
     if models:
         spec, parents = searched_folders(models, cache_folder(None)).locate(stored, scorers=False)

@@ -21,6 +21,8 @@ from optimizer.cli.common import (
     interactive,
     loading_libraries,
     output_option,
+    print_notes,
+    yaml_target,
 )
 from optimizer.cli.views.questions import answer, folder_there, number_between, or_nothing, something_there
 from optimizer.cli.workers.loading import hash_with_progress
@@ -149,9 +151,7 @@ def _require_usable(wishes: Wishes, *, force: bool) -> tuple[str, ...]:
         require_lora_at(path)
     if wishes.refs is not None and not wishes.refs.is_dir():
         fail(f"--refs: {wishes.refs} is not a folder: give the folder of your reference pictures")
-    if wishes.output.suffix.lower() not in {".yaml", ".yml"}:
-        fail(f"-o writes a YAML file, got {wishes.output}: give a name that ends in .yaml")
-    refuse_target(wishes.output, overwrite=force)
+    refuse_target(yaml_target(wishes.output), overwrite=force)
     return () if wishes.prompts is None else _prompts_in(wishes.prompts)
 
 
@@ -225,20 +225,18 @@ def _sized(draft: Draft, cache: Path, *, measure: bool) -> Draft:
         with console.status("rendering a few images, to learn how long they take here"):
             return measured(draft, plan, parents, cache)
     except NoMemoryError as error:  # of this machine, now: the study may run elsewhere
-        console.print(f"[yellow]note:[/] nothing was measured: {escaped(str(error))}")
+        print_notes([f"nothing was measured: {error}"])
         return draft
 
 
 def _write(draft: Draft, output: Path, *, force: bool) -> None:
     """Write the spec, and say what comes next."""
-
-    from basics.files import replacing
     from optimizer.cli.views.drafting import print_size
     from optimizer.drafting.spec_text import spec_text
+    from optimizer.merging.engine.export import write_file
     from studies.system.advice import quoted
 
-    with replacing(output, overwrite=force) as part:
-        part.write_text(spec_text(draft), encoding="utf-8")
+    write_file(output, spec_text(draft).encode(), overwrite=force)
     print_size(draft)
     command = f"mergetune study check {quoted(str(output))}"
     console.print(f"[green]wrote {escaped(str(output))}.[/] Read it, change it, then: {escaped(command)}")

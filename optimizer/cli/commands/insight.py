@@ -20,6 +20,7 @@ from optimizer.cli.common import (
     escaped,
     fail,
     loading_libraries,
+    print_notes,
 )
 from studies.system.advice import DEFAULT_STORAGE
 
@@ -69,7 +70,7 @@ def importance(
         console.print(_importance_table(found, findings))
     _print_notes(found)
     if doubted is not None:
-        console.print(f"[yellow]note:[/] {escaped(doubted)}", soft_wrap=True)
+        print_notes([doubted])
     if plot is not None:
         console.print(f"wrote {escaped(str(plot))}", soft_wrap=True)
 
@@ -220,7 +221,7 @@ def compare(
     _print_paired(found)
     for side in (found.first, found.second):
         if side.chosen is not None and (doubted := side.chosen.caveat) is not None:
-            console.print(f"[yellow]note:[/] {escaped(f'{side.study.name}: {doubted}')}", soft_wrap=True)
+            print_notes([f"{side.study.name}: {doubted}"])
 
 
 def _side(records: StudyRecords) -> Side:

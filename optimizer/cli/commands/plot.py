@@ -13,6 +13,7 @@ import typer
 from basics.messages import counted
 from basics.names import plain, typed_path
 from optimizer.cli.common import (
+    YAML_SUFFIXES,
     CacheFolder,
     Storage,
     cache_folder,
@@ -22,6 +23,7 @@ from optimizer.cli.common import (
     fail,
     loading_libraries,
     output_option,
+    print_notes,
     read_spec,
     require_usual,
 )
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     from studies.records.study_records import StudyRecords
     from studies.records.values import ParentFile
     from studies.spec.study import StudySpec
-
-SPEC_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,7 @@ def _source(text: str, storage: str) -> PlotSource:
     file = typed_path(text)
     if file.is_file():
         return PlotSource(spec=read_spec(file), records=None)
-    if file.suffix.lower() in SPEC_SUFFIXES:
+    if file.suffix.lower() in YAML_SUFFIXES:
         fail(f"there is no spec at {file}: give a study's YAML file, or the name of a study")
     from studies.records.stored_studies import open_study
 
@@ -227,12 +227,10 @@ def _planned(request: PlotRequest, plan: Plan, parents: tuple[ParentFile, ...], 
 
 
 def _work(plan: Plan, planned: PlannedPlot, targets: Targets) -> PlotWork:
+    from optimizer.cli.workers.loading import usable_device
     from optimizer.plot.work import PlotWork
-    from optimizer.runtime.device_choice import choose_device, render_dtype
 
-    device = choose_device(plan.spec.render.device)
-    render_dtype(plan.spec.render, device)
-    return PlotWork.of(plan, device, targets.cells, planned.tables)
+    return PlotWork.of(plan, usable_device(plan), targets.cells, planned.tables)
 
 
 def _worked(
@@ -249,8 +247,7 @@ def _worked(
         fail(f"no cell could be rendered: {next(iter(results.values())).failure}")
     if score:
         spec, notes = usable_scorers(work.plan.spec, tuple(work.cells.values()))
-        for note in notes:
-            console.print(f"[yellow]note:[/] {escaped(note)}")
+        print_notes(notes)
         with _progress("scoring", len(work.cells)) as on_start:
             results = work.score(results, spec, caches, on_start)
     with console.status("comparing pictures" if request.kind == "ablation" else "drawing"):
@@ -265,7 +262,7 @@ def _said_before(work: PlotWork, missing: Sequence[Cell], images: int) -> str:
         return f"all {counted(kept, 'cell')} were rendered before"
     known = f"; {counted(kept, 'other')} rendered before" if kept else ""
     new = f"{counted(len(missing), 'cell')} of {counted(images, 'image')} to render"
-    return f"{new}, {counted(work.merges(missing), 'merge')}{known}"
+    return f"{new}, {counted(len({cell.recipe.digest for cell in missing}), 'merge')}{known}"
 
 
 @contextmanager
@@ -318,8 +315,7 @@ def _write(
     with atomic_file(targets.png, overwrite=force) as temporary, open_to_write(temporary) as file:
         sheet.save(file, format="PNG")
     write_file(targets.html, page.encode(), overwrite=force)
-    for reason in failures_of(tables):
-        console.print(f"[yellow]note:[/] {escaped(reason)}", soft_wrap=True)
+    print_notes(failures_of(tables))
     console.print(f"wrote {escaped(str(targets.png))} and {escaped(str(targets.html))}", soft_wrap=True)
     size = f"{work.kept.size_bytes() / 1e6:,.1f} MB"
     console.print(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,7 @@ from optimizer.cli.common import (
     escaped,
     interactive,
     loading_libraries,
+    print_notes,
     quiet_optuna,
     read_spec,
     storage_url,
@@ -95,13 +95,11 @@ def _store(
     cache: Path,
 ) -> StudyRecords:
     """Score the trials again, and store the new study with them, their gains and notes."""
-    from optimizer.cli.views.planning import print_notes
     from optimizer.cli.workers.new_study import NewStudy
     from optimizer.outcome.rescore import rescored
-    from optimizer.rendering.prompts.wording import wording
     from optimizer.runtime.device_choice import choose_device
     from optimizer.runtime.setup import load_scorers
-    from optimizer.trial.scoring import Scoring
+    from optimizer.trial.evaluation import scoring_of
     from optimizer.work.gain_recorder import GainRecorder
     from studies.files.artifacts import Artifacts
     from studies.records.cached_reads import CachedTrials
@@ -109,7 +107,7 @@ def _store(
     database, device = other.records.database, choose_device(plan.spec.render.device)
     with console.status("loading scorers"):
         plan, scorers = load_scorers(plan, parents, device, cache)
-    scoring = Scoring(scorers, partial(wording, suite=plan.spec.suite, prediction=plan.prediction))
+    scoring = scoring_of(scorers, plan.spec.suite, plan.prediction)
     with _progress(len(found.trials)) as advance:
         warm_start = rescored(found, plan, parents, other, scoring, device, advance)
     print_notes(warm_start.notes)

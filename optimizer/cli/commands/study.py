@@ -28,8 +28,10 @@ from optimizer.cli.common import (
     escaped,
     loading_libraries,
     parsed_weights,
+    print_notes,
     read_spec,
     storage_url,
+    stored_url,
 )
 from optimizer.cli.views.help import Commands
 from optimizer.cli.workers.ending import Notify, notifying
@@ -40,7 +42,7 @@ from studies.system.advice import DEFAULT_STORAGE, advised, quoted
 
 if TYPE_CHECKING:
     from optimizer.runtime.plan import Plan
-    from studies.records.values import Status
+    from studies.records.values import ParentFile, Status
 
 app = Commands(help="Check, start, resume and inspect studies.")
 
@@ -78,20 +80,18 @@ def check(
     loaded = read_spec(spec)
     require_files_of(loaded)
     with loading_libraries():
-        from optimizer.cli.views.planning import print_notes, print_plan
+        from optimizer.cli.views.planning import print_plan
         from optimizer.cli.views.prompts import print_prompts
-        from optimizer.cli.workers.loading import hash_with_progress, require_sound_with_progress
+        from optimizer.cli.workers.loading import hash_with_progress, require_sound_with_progress, usable_device
         from optimizer.errors import NoMemoryError
         from optimizer.outcome.other_study import require_other_study
         from optimizer.outcome.warm_start import find_warm_start
-        from optimizer.runtime.device_choice import choose_device, render_dtype
         from optimizer.runtime.plan import make_plan
         from optimizer.runtime.setup import build_scorers, plan_residence, require_plan_memory
         from optimizer.search.recipe_probes import with_recipes
 
     plan = make_plan(loaded)
-    device = choose_device(plan.spec.render.device)
-    render_dtype(plan.spec.render, device)
+    device = usable_device(plan)
     residence = plan_residence(plan, device)
     scorers = build_scorers(plan.spec, device, cache_folder(cache), in_turns=residence.scorers_in_turns)
     try:
@@ -106,24 +106,23 @@ def check(
     if prompts:
         print_prompts(plan.prompts)
     require_sound_with_progress(plan)
-    if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are identified by their content
-        parents = hash_with_progress(plan, digests=digest_cache(cache_folder(cache)))
+    by_content = plan.spec.warm_start is not None or plan.spec.probes.recipes  # which identifies their files
+    parents = hash_with_progress(plan, digests=digest_cache(cache_folder(cache))) if by_content or timed else ()
+    if by_content:
         with_recipes(plan.spec, plan.blueprint(parents))
         found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
         print_notes(found.notes if found is not None else ())
     if timed:
-        _print_timing(plan, cache_folder(cache))
+        _print_timing(plan, parents, cache_folder(cache))
     again = advised(f"study start {quoted(str(spec))}", storage_url(storage))
     console.print(f"[green]The spec is fine.[/] Start it with: {escaped(again)}", soft_wrap=True)
 
 
-def _print_timing(plan: Plan, cache: Path) -> None:
+def _print_timing(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> None:
     """Render and score one batch of a study, and print what the study takes here."""
     from optimizer.cli.views.timing import print_timing
-    from optimizer.cli.workers.loading import hash_with_progress
     from optimizer.runtime.timing import study_timing, time_batch, timed_batch
 
-    parents = hash_with_progress(plan, digests=digest_cache(cache))
     images = len(timed_batch(plan.spec.suite, plan.spec.render.batch_size))
     with console.status(f"loading the models, then rendering {counted(images, 'image')}"):
         batch = time_batch(plan, parents, cache)
@@ -333,12 +332,9 @@ def show(
 def migrate(storage: Storage = DEFAULT_STORAGE) -> None:
     """Bring a database to this version's schema, or make its tables; studies and trials stay as they are."""
     from optimizer.cli.workers.session import patiently
-    from studies.system.database_files import require_database_file
-    from studies.system.database_url import database_file, redacted
+    from studies.system.database_url import redacted
 
-    url = storage_url(storage)
-    if (file := database_file(url)) is not None:
-        require_database_file(file, create=True)
+    url = stored_url(storage, create=True)
     from studies.records.database import current_schema, open_database, stored_schema
     from studies.records.network_shares import require_local
 

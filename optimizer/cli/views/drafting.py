@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from basics.messages import counted
-from optimizer.cli.common import console, escaped
+from optimizer.cli.common import console, escaped, print_notes
 from optimizer.cli.views.tables import ReportTable
 from optimizer.cli.views.timing import duration
 from optimizer.drafting.draft import Draft
@@ -27,8 +27,7 @@ def print_found(draft: Draft) -> None:
     table.add_row("device", escaped(device_kind(choose_device("auto"))))
     table.add_row("scorers", ", ".join(scorer.kind for scorer in draft.scorers.chosen))
     console.print(table)
-    for line in (*found.notes, *draft.scorers.lacking):
-        console.print(f"[yellow]note:[/] {escaped(line)}")
+    print_notes((*found.notes, *draft.scorers.lacking))
 
 
 def print_size(draft: Draft) -> None:
@@ -40,7 +39,5 @@ def print_size(draft: Draft) -> None:
         time = f"about {duration(sizing.seconds)} here, with one worker"
     console.print(f"{counted(sizing.trials, 'trial')} of {counted(draft.images, 'image')}: {time}")
     if sizing.seconds is not None and sizing.seconds > 3600 * draft.hours:
-        console.print(
-            f"[yellow]note:[/] {draft.hours:g} h are too few for a search of these prompts here: give more hours or "
-            "fewer prompts, or take another machine"
-        )
+        few = f"{draft.hours:g} h are too few for a search of these prompts here"
+        print_notes([f"{few}: give more hours or fewer prompts, or take another machine"])

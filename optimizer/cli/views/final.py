@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from basics.messages import counted
-from optimizer.cli.common import console, escaped, interactive
+from optimizer.cli.common import console, escaped, interactive, print_notes
 from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.search.stopping import stored_end
@@ -165,7 +165,7 @@ def final_is_due(records: StudyRecords) -> bool:
 def print_repeats(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
     """Print in one line which images the study renders twice, if it renders any twice."""
     if (note := note_of_repeats(records.study.spec, trials)) is not None:
-        console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
+        print_notes([note])
 
 
 # ---------------------------------------------------------------------------------------- printing

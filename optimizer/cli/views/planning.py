@@ -8,7 +8,7 @@ from dataclasses import asdict
 import torch
 
 from basics.messages import counted
-from optimizer.cli.common import console, escaped
+from optimizer.cli.common import console, escaped, print_notes
 from optimizer.cli.views.search_space import space_in_words
 from optimizer.cli.views.tables import ReportTable
 from optimizer.merging.files.checkpoint import letters, total_bytes
@@ -83,12 +83,6 @@ def loras_in_words(plan: Plan) -> Iterator[tuple[str, str]]:
             "LoRAs on top",
             escaped(f"{names}: of every trial and parent while it is rendered, in no merge and no export"),
         )
-
-
-def print_notes(notes: Iterable[str]) -> None:
-    """Print what the user should know, one line each."""
-    for note in notes:
-        console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
 
 
 def final_in_words(plan: Plan) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 from optimizer.cli.views.report import study_objective
 from optimizer.search.stopping import stored_end
 from optimizer.trial.best import best_of, load_results
-from optimizer.trial.front import check_weights
 from optimizer.trial.stored_scores import trial_scores
 from studies.recipe.recipe import Step
 from studies.records.finals import Final
@@ -24,12 +23,10 @@ def study_facts(records: StudyRecords, weights: Mapping[str, float] | None = Non
         weights: of the objectives, for the choice of the best of a front.
 
     Raises:
-        ObjectiveError: as `check_weights`.
+        WeightsError: as `best_of`.
     """
     study, (trials, final) = records.study, load_results(records)
     objective = study_objective(study)
-    if weights is not None:
-        check_weights(weights, objective)
     best, end = best_of(trials, final, objective, weights), stored_end(records, trials)
     return {
         "study": study.name,

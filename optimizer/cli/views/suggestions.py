@@ -6,10 +6,11 @@ import re
 from pathlib import PurePath
 from typing import Any, Final
 
+from optimizer.cli.common import YAML_SUFFIXES
+from optimizer.merging.files.names import CHECKPOINT_SUFFIXES
 from studies.system.advice import quoted
 
 UNKNOWN: Final = re.compile(r"No such command '(.*?)'\.?(?: Did you mean .*)?", re.DOTALL)
-CHECKPOINTS: Final = frozenset({".safetensors", ".ckpt", ".pt", ".pth"})
 
 
 def meant_instead(message: str, program: Any) -> str | None:
@@ -24,9 +25,9 @@ def meant_instead(message: str, program: Any) -> str | None:
         return None
     word = found[1]
     suffix, file = PurePath(word).suffix.lower(), quoted(word)
-    if suffix in {".yaml", ".yml"}:
+    if suffix in YAML_SUFFIXES:
         return f"to start the study of a spec, type `mergetune study start {file}`"
-    if suffix in CHECKPOINTS:
+    if suffix in CHECKPOINT_SUFFIXES:
         return f"to see what a checkpoint is, type `mergetune inspect {file}`"
     groups = {name: getattr(group, "commands", {}) for name, group in program.commands.items()}
     return next((f"did you mean `mergetune {name} {word}`?" for name, inner in groups.items() if word in inner), None)

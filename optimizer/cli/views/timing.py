@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from basics.messages import counted
-from optimizer.cli.common import console, escaped
+from optimizer.cli.common import console, escaped, print_notes
 from optimizer.cli.views.tables import ReportTable
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.timing import BatchTiming, StudyTiming
@@ -30,7 +30,7 @@ def print_timing(plan: Plan, batch: BatchTiming, study: StudyTiming) -> None:
     console.print(table)
     if batch.unscored:
         names = escaped(", ".join(batch.unscored))
-        console.print(f"[yellow]note:[/] {names} needs more images than a batch has, so its time is not in it")
+        print_notes([f"{names} needs more images than a batch has, so its time is not in it"])
 
 
 def memory_in_words(batch: BatchTiming) -> str:

@@ -12,6 +12,8 @@ from optimizer.cli.common import console, escaped, loading_libraries
 from studies.errors import StudyChangedError
 
 if TYPE_CHECKING:
+    import torch
+
     from optimizer.runtime.digest_cache import DigestCache
     from optimizer.runtime.model_files import ModelFolders
     from optimizer.runtime.plan import Plan
@@ -130,18 +132,31 @@ def hash_with_progress(
     from optimizer.runtime.parent_files import hash_parents
 
     total = sum(checkpoint.size_bytes for checkpoint in plan.checkpoints)
-    with _progress("hashing parents", total) as advance:
+    with bytes_progress("hashing parents", total) as advance:
         return hash_parents(plan, known, advance, digests=digests)
 
 
 def require_sound_with_progress(plan: Plan) -> None:
     """Refuse a study whose files hold broken values, with a progress bar; errors are those of `require_sound`."""
-    with _progress("looking for NaN", plan.ingredients.size_bytes) as advance:
+    with bytes_progress("looking for NaN", plan.ingredients.size_bytes) as advance:
         plan.ingredients.require_sound(advance)
 
 
+def usable_device(plan: Plan) -> torch.device:
+    """Choose the spec's device, and check that it can render as the spec asks.
+
+    Raises:
+        RenderError: it cannot.
+    """
+    from optimizer.runtime.device_choice import choose_device, render_dtype
+
+    device = choose_device(plan.spec.render.device)
+    render_dtype(plan.spec.render, device)
+    return device
+
+
 @contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def bytes_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar, and yield the function that advances it by a number of bytes.
 
     Args:

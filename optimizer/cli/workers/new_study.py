@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optimizer.cli.common import console, loading_libraries, quiet_optuna, read_spec
-from optimizer.cli.workers.loading import hash_with_progress, load_runtime, require_sound_with_progress
+from optimizer.cli.common import console, loading_libraries, print_notes, quiet_optuna, read_spec
+from optimizer.cli.workers.loading import hash_with_progress, load_runtime, require_sound_with_progress, usable_device
 from optimizer.cli.workers.model_folders import digest_cache
 from optimizer.cli.workers.session import patiently
 
@@ -35,7 +35,7 @@ def start_study(spec: Path, url: str, cache: Path, artifacts: str | Path | None 
         url: of the study database.
         artifacts: where the study's files go; None for beside the database.
     """
-    new = _prepare(spec, url, cache, artifacts, _usable_device)
+    new = _prepare(spec, url, cache, artifacts, usable_device)
     runtime = load_runtime(new.plan, new.parents, cache)
     return new.store(runtime.plan), runtime
 
@@ -57,7 +57,7 @@ def _prepare(
     wanted, database = _new_spec(spec, url)
     quiet_optuna()
     with loading_libraries():
-        from optimizer.cli.views.planning import print_notes, print_plan
+        from optimizer.cli.views.planning import print_plan
         from optimizer.outcome.other_study import require_other_study
         from optimizer.outcome.warm_start import find_warm_start
         from optimizer.runtime.plan import make_plan
@@ -101,15 +101,6 @@ def _new_spec(file: Path, url: str) -> tuple[StudySpec, Database | None]:
         return database
 
     return spec, patiently(opened)
-
-
-def _usable_device(plan: Plan) -> torch.device:
-    """Choose the spec's device, and check that it can render as the spec asks."""
-    from optimizer.runtime.device_choice import choose_device, render_dtype
-
-    device = choose_device(plan.spec.render.device)
-    render_dtype(plan.spec.render, device)
-    return device
 
 
 def _named_device(plan: Plan) -> torch.device:

@@ -20,6 +20,7 @@ from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_families, model_family
 from optimizer.families.stable_diffusion import NOISE_SCHEDULE
 from optimizer.merging.files.layout import Component, stored_part
+from optimizer.merging.files.names import DIFFUSERS_INDEX
 from optimizer.merging.files.pickles import torch_source
 from optimizer.merging.files.prefixes import without_wrappers
 from optimizer.merging.files.quantised import refuse_quantised
@@ -29,7 +30,6 @@ from optimizer.merging.files.sources import Source, Stored, abbreviated, safeten
 from search_spaces.blocks import Architecture
 from search_spaces.families.registry import titles
 
-INDEX = "model_index.json"
 SCHEDULER_CONFIG = Path("scheduler", "scheduler_config.json")
 _STATISTICS = ("latents_mean", "latents_std", "scaling_factor")  # of latents; the markers of Playground 2.5 say them
 VAE_CONFIG = Path("vae", "config.json")
@@ -54,12 +54,12 @@ def diffusers_source(folder: Path) -> Source:
         CheckpointError: no model_index.json, another kind of pipeline, weights that are missing or damaged, or settings
             that no checkpoint file can hold.
     """
-    if not (folder / INDEX).is_file():
+    if not (folder / DIFFUSERS_INDEX).is_file():
         raise CheckpointError(
-            f"{folder} is a folder without {INDEX}: "
+            f"{folder} is a folder without {DIFFUSERS_INDEX}: "
             "give a single checkpoint file, or the folder of a diffusers pipeline"
         )
-    index = read_settings(folder / INDEX)
+    index = read_settings(folder / DIFFUSERS_INDEX)
     parts = {
         component: _open_component(folder, component)
         for component, classes in _pipeline_classes().items()
@@ -69,7 +69,7 @@ def diffusers_source(folder: Path) -> Source:
         kind = index.get("_class_name")
         pipeline = f" (it is a {kind})" if isinstance(kind, str) else ""
         raise CheckpointError(
-            f"{folder / INDEX} names no U-Net{pipeline}: only pipelines of {titles('and')} can be merged"
+            f"{folder / DIFFUSERS_INDEX} names no U-Net{pipeline}: only pipelines of {titles('and')} can be merged"
         )
     architecture = _architecture(parts["unet"].tensors, folder)
     tensors: dict[str, Stored] = {}
@@ -124,7 +124,7 @@ def _has_component(folder: Path, index: Mapping[str, Any], component: Component,
         return False
     if not isinstance(entry, list) or not entry or entry[-1] not in classes:
         raise CheckpointError(
-            f"{folder / INDEX}: {component} is {entry!r}, expected a {' or '.join(classes)}: "
+            f"{folder / DIFFUSERS_INDEX}: {component} is {entry!r}, expected a {' or '.join(classes)}: "
             f"only pipelines of {titles('and')} can be merged"
         )
     return True
@@ -173,8 +173,8 @@ def _weights(folder: Path, component: Component, subfolder: Path) -> tuple[Path,
     found = f"there are: {abbreviated(others)}" if others else "the folder is empty or missing"
     expected = f"{_STEMS['.safetensors'][component.startswith('text')]}.safetensors"
     raise CheckpointError(
-        f"{folder / INDEX} names {component}, but {subfolder} holds no weights (expected {expected}; {found}): "
-        "fetch the folder again"
+        f"{folder / DIFFUSERS_INDEX} names {component}, but {subfolder} holds no weights (expected {expected}; "
+        f"{found}): fetch the folder again"
     )
 
 

@@ -13,8 +13,7 @@ from basics.stamps import Stamp
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.change_guard import stamps_of
 from optimizer.merging.files.checkpoint import open_source
-from optimizer.merging.files.diffusers_folder import INDEX
-from optimizer.merging.files.names import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, model_name
+from optimizer.merging.files.names import DIFFUSERS_INDEX, SAFETENSORS_SUFFIX, TORCH_SUFFIXES, model_name
 from optimizer.merging.files.sources import sha256_of_model
 from studies.recipe.lora_files import files_of_lora
 
@@ -88,7 +87,7 @@ def walked(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def _model_paths(folder: Path) -> Iterator[Path]:
     for parent, names in walked(folder):
-        if INDEX in names:
+        if DIFFUSERS_INDEX in names:
             yield parent
         for name in names:
             path = parent / name

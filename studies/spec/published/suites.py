@@ -11,6 +11,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from basics.names import from_home
+from basics.texts import in_comment
 from studies.spec.published.files import read_published
 from studies.spec.published.settings import SUITE_WIDE, PublishedError, PublishedSettings
 from studies.spec.suite import SizeConditioning, SuiteSettings
@@ -201,12 +202,8 @@ def _plain(value: Any) -> Any:
 
 
 def _entry(name: str, settings: PublishedSettings) -> str:
-    comments = "".join(f"    # {_in_comment(line)}\n" for line in (name, *settings.notes))
+    comments = "".join(f"    # {in_comment(line)}\n" for line in (name, *settings.notes))
     return comments + "".join(f"    {line}\n" for line in _yaml([prompt_settings(settings)]).split("\n")[:-1])
-
-
-def _in_comment(text: str) -> str:
-    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -65,7 +65,7 @@ def shown(
 
 
 def scorers(spec: StudySpec, tmp_path: Path) -> ScorerJudge:
-    return ScorerJudge.load(spec, torch.device("cpu"), tmp_path, identity_of(spec))
+    return ScorerJudge.load(spec, torch.device("cpu"), tmp_path)
 
 
 @dataclass
@@ -73,7 +73,6 @@ class Known:
     """A judge who always says the same."""
 
     judgement: Judgement
-    identity: str = "known"
     asked: list[ShownMatch] = field(default_factory=list)
 
     def judge(self, shown: ShownMatch) -> Judgement:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from optimizer.bracket.candidate_files import FILE
 from optimizer.bracket.judging import Judgement, MatchResult
 from optimizer.bracket.kept import KeptRender, KeptRenders
-from optimizer.bracket.record import FILE, BracketIdentity, BracketRecord, begin, only_one
+from optimizer.bracket.record import BracketIdentity, BracketRecord, begin, only_one
 from optimizer.errors import BracketError
 
 NAMES = ["ant", "bee", "cat", "dog"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from basics.percent import from_percent
 from optimizer.errors import PlotError
 from optimizer.plot.axes import number_of, read_axis
 
@@ -55,3 +56,8 @@ def test_what_cannot_be_an_axis_is_told_with_its_option(text: str, said: str) ->
 )
 def test_a_percentage_is_a_share_of_one(value: str, number: float | None) -> None:
     assert number_of(value) == number
+
+
+@pytest.mark.parametrize("value", ["0.07%", "29%", "57.3 %", "110%"])
+def test_a_percentage_is_the_number_that_it_is_in_a_spec(value: str) -> None:
+    assert number_of(value) == from_percent(value)
