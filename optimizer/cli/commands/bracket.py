@@ -27,8 +27,8 @@ from optimizer.cli.workers.model_folders import digest_cache
 if TYPE_CHECKING:
     from optimizer.bracket.contestants import FoundCheckpoints
     from optimizer.bracket.judging import Judge
-    from optimizer.bracket.record import BracketRecord
     from optimizer.bracket.rendering import ContestantRenderer
+    from optimizer.bracket.results import WrittenResults
     from optimizer.bracket.setup import BracketPlan
     from optimizer.cli.views.bracket import BracketView
     from studies.spec.rounds import BracketSpec
@@ -162,6 +162,7 @@ def _play(
     from optimizer.bracket.play import Player
     from optimizer.bracket.record import BracketIdentity, begin
     from optimizer.bracket.rendering import ContestantRenderer
+    from optimizer.bracket.results import write_results
     from optimizer.cli.views.bracket import BracketView
 
     spec = plan.bracket.spec
@@ -182,7 +183,7 @@ def _play(
             Player(
                 plan=plan, record=record, renderer=renderer, judge=judge or _eye(folder, view), watch=view.watch
             ).play()
-    _write_results(plan, record, renderer, folder, target, winners)
+    _print_results(write_results(plan, record, renderer, folder, target, winners), target, winners)
 
 
 def _scorers(plan: BracketPlan, renderer: ContestantRenderer, caches: Path) -> Judge:
@@ -198,18 +199,8 @@ def _eye(folder: Path, view: BracketView) -> Judge:
     return EyeJudge(folder=folder / "sheets", ask=view.ask)
 
 
-def _write_results(
-    plan: BracketPlan,
-    record: BracketRecord,
-    renderer: ContestantRenderer,
-    folder: Path,
-    target: Path,
-    winners: int,
-) -> None:
-    """Write the picture, the page and the spec of a bracket that is over, and say who won."""
-    from optimizer.bracket.results import write_results
-
-    written = write_results(plan, record, renderer, folder, target, winners)
+def _print_results(written: WrittenResults, target: Path, winners: int) -> None:
+    """Say who won, and where the results are."""
     for place, name in enumerate(written.ranking[: max(WINNERS, winners)], start=1):
         console.print(f"{place}. {escaped(name)}")
     for path in written.files:
