@@ -11,7 +11,6 @@ from typing import Annotated
 
 from pydantic import (
     AfterValidator,
-    Field,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -88,45 +87,3 @@ class ClipModelSettings(ScorerSettings):
     def tag(self) -> str | None:
         """The open_clip tag that describes the weights; None if there is none."""
         return self.trained_as if self.weights_file else self.pretrained
-
-
-class ClipScoreSettings(ScorerSettings):
-    """Options of `clip_score`."""
-
-    clip: ClipModelSettings = ClipModelSettings()
-
-
-class AestheticSettings(ScorerSettings):
-    """Options of `aesthetic`."""
-
-    clip: ClipModelSettings = ClipModelSettings()
-    head: SpecPath | None = None  # LAION head, v2 or v1; None: the pinned v2 file
-
-
-class ClipIqaSettings(ScorerSettings):
-    """Options of `clip_iqa`."""
-
-    clip: ClipModelSettings = ClipModelSettings()
-    # Pairs of (good, bad) prompts; the score is the mean over pairs. The default is the paper's pair.
-    pairs: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)] = (("Good photo.", "Bad photo."),)
-
-
-class InceptionSettings(ScorerSettings):
-    """Options of `fid` and `kid`."""
-
-    reference: SpecPath  # folder of images, searched recursively
-    weights: SpecPath | None = None  # FID Inception in torch-fidelity's format; None: the pinned file
-
-
-class NetworkSettings(ScorerSettings):
-    """Options of `frechet` and `kernel`."""
-
-    reference: SpecPath  # folder of images, searched recursively
-    network: str  # a timm architecture
-    weights: SpecPath  # its weights
-    input_size: Annotated[int, Field(ge=16, le=2048)] | None = None  # pixels; None: the network's own
-    unit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # None: 5 % of the references' spread
-
-
-class PixelSettings(ScorerSettings):
-    """Options of the pixel statistics, which have none."""

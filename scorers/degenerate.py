@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from scorers.pixels import luma
+from scorers.pixels.statistics import luma
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 
 from scorers.errors import ReferenceImagesError
-from scorers.presence import require_reference_folder
+from scorers.weights.needs import require_reference_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

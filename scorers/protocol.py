@@ -33,7 +33,8 @@ class ScorerInfo:
     summary: str  # one line
     direction: Direction
     # The difference that counts as one step when scores are added into one objective: roughly the smallest difference
-    # in the mean over a suite that a person sees between two models. catalogue.py gives the reason of each.
+    # in the mean over a suite that a person sees between two models. It is our judgement of comparable steps, not a
+    # measurement, and it only weighs scores against each other. The comment beside each explains it.
     unit: float
     range: tuple[float, float]  # nominal; values outside may occur
     scope: Scope

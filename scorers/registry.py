@@ -1,4 +1,6 @@
-"""The registry of scorers: an explicit table, and the entry points of other packages. No torch before `build`.
+"""The registry of scorers: those of the folders beside this file, and the entry points of other packages.
+
+No torch is imported before `build`.
 
 A plug-in declares, in its pyproject.toml,
 
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -20,14 +21,21 @@ from pydantic import ValidationError
 
 from basics.messages import in_one_line, unknown_name
 from basics.settings import explain_all
-from scorers import catalogue, config
+from scorers import config
+from scorers.aesthetics import kinds as aesthetics
+from scorers.distances import kinds as distances
 from scorers.errors import BrokenPluginError, ScorerSettingsError, UnknownScorerError
+from scorers.kind import ScorerKind
+from scorers.pixels import kinds as pixels
+from scorers.prompt_fit import kinds as prompt_fit
+from scorers.weights.needs import ReferenceFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from scorers.protocol import BuildContext, Scorer, ScorerInfo
+    from scorers.protocol import BuildContext, Scorer
+    from scorers.weights.needs import Need
 
 ENTRY_POINT_GROUP = "mergetune.scorers"
 
@@ -35,36 +43,7 @@ _log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=config.ScorerSettings)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScorerKind:
-    """One kind of scorer: what it measures, its options, and its builder."""
-
-    info: ScorerInfo
-    settings: type[config.ScorerSettings]
-    # "module:function", called as function(settings, context) -> Scorer. It is text, so that listing scorers does not
-    # import torch.
-    builder: str
-
-
-def _builtin(info: ScorerInfo, settings: type[config.ScorerSettings], builder: str) -> tuple[str, ScorerKind]:
-    return info.name, ScorerKind(info=info, settings=settings, builder=f"scorers.{builder}")
-
-
-BUILTIN_KINDS: dict[str, ScorerKind] = dict(
-    [
-        _builtin(catalogue.CLIP_SCORE, config.ClipScoreSettings, "clip_score:build"),
-        _builtin(catalogue.AESTHETIC, config.AestheticSettings, "aesthetic:build"),
-        _builtin(catalogue.CLIP_IQA, config.ClipIqaSettings, "clip_iqa:build"),
-        _builtin(catalogue.FID, config.InceptionSettings, "fid:build_fid"),
-        _builtin(catalogue.KID, config.InceptionSettings, "fid:build_kid"),
-        _builtin(catalogue.FRECHET, config.NetworkSettings, "fid:build_frechet"),
-        _builtin(catalogue.KERNEL, config.NetworkSettings, "fid:build_kernel"),
-        _builtin(catalogue.SHARPNESS, config.PixelSettings, "pixels:build_sharpness"),
-        _builtin(catalogue.CONTRAST, config.PixelSettings, "pixels:build_contrast"),
-        _builtin(catalogue.COLOURFULNESS, config.PixelSettings, "pixels:build_colourfulness"),
-        _builtin(catalogue.CLIPPING, config.PixelSettings, "pixels:build_clipping"),
-    ]
-)
+BUILTIN_KINDS: dict[str, ScorerKind] = {**prompt_fit.KINDS, **aesthetics.KINDS, **distances.KINDS, **pixels.KINDS}
 
 
 def kinds() -> dict[str, ScorerKind]:
@@ -110,6 +89,41 @@ def parse_settings(kind: str, options: Mapping[str, object], base_dir: Path) -> 
         return model.model_validate(dict(options), context={"base_dir": base_dir})
     except ValidationError as error:
         raise ScorerSettingsError(f"scorer {kind!r}: {'; '.join(explain_all(error, model))}") from error
+
+
+def needs(kind: str, settings: config.ScorerSettings | None) -> tuple[Need, ...]:
+    """Return what a scorer with these settings needs beside the images; None: those that no option changes.
+
+    Raises:
+        UnknownScorerError: as `get_kind`.
+        BrokenPluginError: as `get_kind`.
+    """
+    return get_kind(kind).needs(settings)
+
+
+def require_named_files(kind: str, settings: config.ScorerSettings) -> None:
+    """Refuse settings that name a file or folder which is not there.
+
+    Raises:
+        ScorerError: it is not there, or as `get_kind`.
+    """
+    for need in needs(kind, settings):
+        need.require_named()
+
+
+def kinds_here(cache_dir: Path) -> frozenset[str]:
+    """Return the built-in kinds whose public files are on this machine; folders of the user's own are not looked for.
+
+    Kinds that need a weight file of the user's own (`frechet`, `kernel`) are never among them.
+
+    Args:
+        cache_dir: folder of downloaded files.
+    """
+    return frozenset(
+        name
+        for name, kind in BUILTIN_KINDS.items()
+        if all(isinstance(need, ReferenceFolder) or need.is_here(cache_dir) for need in kind.needs(None))
+    )
 
 
 def build(kind: str, settings: config.ScorerSettings, context: BuildContext) -> Scorer:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scorers.catalogue import SET_MIN_IMAGES
+from scorers.distances.kinds import SET_MIN_IMAGES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,7 @@ from pathlib import Path
 from optimizer.errors import LoraError
 from optimizer.merging.files.presence import require_checkpoint_at, require_lora_at
 from optimizer.rendering.folders import require_folders_of
-from scorers.presence import require_named_files
-from scorers.registry import parse_settings
+from scorers.registry import parse_settings, require_named_files
 from studies.recipe.file import load_recipe_file
 from studies.spec.study import StudySpec
 
@@ -34,7 +33,7 @@ def require_files_of(spec: StudySpec) -> None:
             raise LoraError(f"a LoRA of the suite: {error}") from error
     require_folders_of(spec.suite)
     for entry in spec.scorers.values():
-        require_named_files(parse_settings(entry.kind, entry.options, Path("/")))
+        require_named_files(entry.kind, parse_settings(entry.kind, entry.options, Path("/")))
     for probe in spec.probes.recipes:
         if probe.recipe is None:
             load_recipe_file(probe.path)

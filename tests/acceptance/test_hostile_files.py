@@ -28,7 +28,7 @@ from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.lora.file import Lora
 from scorers.errors import ReferenceImagesError, WrongWeightsError
 from scorers.images import MAX_PIXELS, read_rgb
-from scorers.weights import load_tensors
+from scorers.weights.tensors import load_tensors
 from studies.errors import RecipeError, SpecError
 from studies.recipe.file import load_recipe_file
 from studies.recipe.recipe import Recipe

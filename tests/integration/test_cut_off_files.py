@@ -29,7 +29,7 @@ from pathlib import Path
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.vae import VaeFile
 from optimizer.merging.lora.file import Lora
-from scorers.weights import load_tensors
+from scorers.weights.tensors import load_tensors
 what, path = sys.argv[1], Path(sys.argv[2])
 if what == "scorer":
     tensors = load_tensors(path)

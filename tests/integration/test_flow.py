@@ -23,9 +23,9 @@ from optimizer.rendering.models import build_models
 from optimizer.rendering.prediction import Prediction, agreed_prediction, prediction_of
 from optimizer.rendering.render import Renderer
 from optimizer.runtime.plan import Plan, make_plan
-from scorers.clip import load_embedder
-from scorers.clip_score import ClipScorer
 from scorers.config import ClipModelSettings
+from scorers.networks.clip import load_embedder
+from scorers.prompt_fit.clip_score import ClipScorer
 from scorers.protocol import SuiteImages
 from studies.records.stored_trials import load_trials
 from studies.spec.study import parse_spec

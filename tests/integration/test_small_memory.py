@@ -24,8 +24,8 @@ from optimizer.runtime.machine import device_kind
 from optimizer.runtime.memory import explain_out_of_memory
 from optimizer.runtime.setup import build_renderer, build_scorers
 from optimizer.work.trial_loop import TrialLoop
-from scorers.inference import BATCH_SIZE, Runner
 from scorers.memory import lacks_memory
+from scorers.networks.inference import BATCH_SIZE, Runner
 from studies.records import stored_trials
 from studies.records.batch_limits import BatchLimit
 from studies.records.stored_batch_limits import load_batch_limits, store_batch_limit

@@ -27,8 +27,8 @@ from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.model_files import ModelFolders
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import Plan, make_plan
+from scorers.distances.references import reference_features
 from scorers.errors import ReferenceImagesError
-from scorers.references import reference_features
 from studies.errors import StudyChangedError
 from studies.records.database import open_database
 from studies.spec.study import parse_spec

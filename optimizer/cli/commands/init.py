@@ -191,7 +191,7 @@ def _drafted(wishes: Wishes, prompts: tuple[str, ...], cache: Path, *, measure: 
         from optimizer.drafting.prompts import EXAMPLE_PROMPTS
         from optimizer.drafting.sizing import unmeasured
         from optimizer.merging.files.checkpoint import Checkpoint
-        from scorers.availability import kinds_here
+        from scorers.registry import kinds_here
 
     checkpoints = [Checkpoint.open(path) for path in wishes.parents]
     with reading("comparing the parents", bytes_to_read(checkpoints)) as advance:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from optimizer.cli.common import console, escaped
+from typing import Annotated
+
+import typer
+
+from optimizer.cli.common import CacheFolder, cache_folder, console, loading_libraries
 
 
-def scorers() -> None:
+def scorers(
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what each needs, whether it is here, how large it is, and its licence.")
+    ] = False,
+    cache: CacheFolder = None,
+) -> None:
     """List the scorers that a spec can name, including plug-ins."""
-    from optimizer.cli.views.tables import ReportTable
+    from optimizer.cli.views.scorers import kinds_table, needs_table
     from scorers.registry import kinds
 
-    table = ReportTable("scorers")
-    table.head("kind")
-    table.head("description")
-    for name, kind in kinds().items():
-        info = kind.info
-        better = "higher" if info.direction == "maximize" else "lower"
-        scope = "each image" if info.scope == "image" else f"the whole set, at least {info.min_images} images"
-        low, high = info.range
-        options = ", ".join(kind.settings.model_fields) or "none"
-        details = f"{better} is better; {low:g} to {high:g}, unit {info.unit:g}; scores {scope}; options: {options}"
-        table.add_row(name, f"{escaped(info.summary)}\n[dim]{escaped(details)}[/]", end_section=True)
+    if not check:
+        console.print(kinds_table(kinds()))
+        return
+    with loading_libraries():
+        table = needs_table(kinds(), cache_folder(cache))
     console.print(table)
 
 

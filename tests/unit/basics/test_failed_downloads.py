@@ -12,7 +12,7 @@ from basics.foreign import in_place_of_model
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.checkpoint import Checkpoint
 from scorers.errors import WrongWeightsError
-from scorers.weights import load_tensors
+from scorers.weights.tensors import load_tensors
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 2132625894\n"
 LEFT = {

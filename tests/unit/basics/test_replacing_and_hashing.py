@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from basics.files import HASH_CHUNK_BYTES, replacing, sha256_of
 from optimizer.observe.event_log import event_log
 from optimizer.observe.events import StopAsked
-from scorers.references import write_cache
+from scorers.distances.references import write_cache
 from studies.files.artifacts import Artifacts, RenderFile
 from studies.records.database import open_database
 

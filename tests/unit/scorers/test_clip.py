@@ -18,9 +18,13 @@ from safetensors.torch import load_file, save_file
 from scorer_helpers import TINY_CLIP, picture
 
 from basics.files import sha256_of
-from scorers import aesthetic, clip, clip_iqa, clip_score, inference, weights
-from scorers.config import AestheticSettings, ClipIqaSettings, ClipModelSettings, ClipScoreSettings
+from scorers.aesthetics import clip_iqa, kinds, laion
+from scorers.aesthetics.kinds import AestheticSettings, ClipIqaSettings
+from scorers.config import ClipModelSettings
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
+from scorers.networks import clip, inference
+from scorers.prompt_fit import clip_score
+from scorers.prompt_fit.kinds import ClipScoreSettings
 from scorers.protocol import BuildContext, SuiteImages
 
 if TYPE_CHECKING:
@@ -122,7 +126,7 @@ def test_all_clip_scorers_share_one_model_and_one_forward(
     scorers: list[ImageScorer] = [
         clip_score.build(ClipScoreSettings(clip=clip_settings), context),
         clip_iqa.build(ClipIqaSettings(clip=clip_settings), context),
-        aesthetic.build(head, context),
+        laion.build(head, context),
     ]
     model = clip.shared_embedder(clip_settings, context)._model
     forwards: list[int] = []
@@ -368,7 +372,7 @@ def test_a_v2_head_is_laions_network(
     )
     path = tmp_path / f"head{suffix}"
     save_file(network.state_dict(), path) if suffix == ".safetensors" else torch.save(network.state_dict(), path)
-    scorer = aesthetic.build(AestheticSettings(clip=clip_settings, head=path), context)
+    scorer = laion.build(AestheticSettings(clip=clip_settings, head=path), context)
     embeddings = clip.shared_embedder(clip_settings, context).embed_images(suite)
     with torch.no_grad():
         expected = network.layers.eval()(embeddings)[:, 0].double()
@@ -380,7 +384,7 @@ def test_a_v1_head_is_one_linear_layer(
 ) -> None:
     weight = np.linspace(-1, 1, 24, dtype=np.float32)
     torch.save({"weight": torch.from_numpy(weight)[None], "bias": torch.tensor([5.0])}, tmp_path / "v1.pth")
-    scorer = aesthetic.build(AestheticSettings(clip=clip_settings, head=tmp_path / "v1.pth"), context)
+    scorer = laion.build(AestheticSettings(clip=clip_settings, head=tmp_path / "v1.pth"), context)
     embeddings = clip.shared_embedder(clip_settings, context).embed_images(suite).numpy()
     np.testing.assert_allclose(scorer.score(suite).numpy(), embeddings @ weight + 5, atol=1e-5)
 
@@ -391,7 +395,7 @@ def test_a_head_for_another_clip_is_refused(
     torch.save(head_state(width=768), tmp_path / "head.pth")
     settings = AestheticSettings(clip=clip_settings, head=tmp_path / "head.pth")
     with pytest.raises(WrongWeightsError, match=r"embeddings of width 768, this CLIP gives 24"):
-        aesthetic.build(settings, context)
+        laion.build(settings, context)
 
 
 @pytest.mark.parametrize(
@@ -404,7 +408,7 @@ def test_a_head_for_another_clip_is_refused(
 )
 def test_a_head_with_other_layers_is_refused(change: dict[str, torch.Tensor], message: str) -> None:
     with pytest.raises(WrongWeightsError, match=message):
-        aesthetic.read_head(head_state() | change, "head.pth")
+        laion.read_head(head_state() | change, "head.pth")
 
 
 @pytest.mark.parametrize(
@@ -417,16 +421,16 @@ def test_laions_head_is_not_put_on_another_clip(
     other = ClipModelSettings(model=model, pretrained=tag)
     said = f"with CLIP weights 'openai', not on {model} with '{tag}'"
     with pytest.raises(ScorerSettingsError, match=said):
-        aesthetic.build(AestheticSettings(clip=other), context)
+        laion.build(AestheticSettings(clip=other), context)
     torch.save(head_state(width=768), tmp_path / "copy.pth")
-    public = replace(weights.AESTHETIC_V2, sha256=sha256_of(tmp_path / "copy.pth"))
-    monkeypatch.setattr(weights, "AESTHETIC_V2", public)
+    public = replace(kinds.AESTHETIC_V2, sha256=sha256_of(tmp_path / "copy.pth"))
+    monkeypatch.setattr(kinds, "AESTHETIC_V2", public)
     with pytest.raises(ScorerSettingsError, match=said):
-        aesthetic.build(AestheticSettings(clip=other, head=tmp_path / "copy.pth"), context)
+        laion.build(AestheticSettings(clip=other, head=tmp_path / "copy.pth"), context)
 
 
 def test_a_missing_head_is_told_before_clip_is_loaded(context: BuildContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    unreachable = replace(weights.AESTHETIC_V2, url="http://127.0.0.1:9/head.pth")
-    monkeypatch.setattr(weights, "AESTHETIC_V2", unreachable)
+    unreachable = replace(kinds.AESTHETIC_V2, url="http://127.0.0.1:9/head.pth")
+    monkeypatch.setattr(kinds, "AESTHETIC_V2", unreachable)
     with pytest.raises(MissingWeightsError, match=r"LAION aesthetic head v2 .* name a local copy with option 'head'"):
-        aesthetic.build(AestheticSettings(), context)
+        laion.build(AestheticSettings(), context)

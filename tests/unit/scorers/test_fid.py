@@ -14,8 +14,10 @@ from scipy.linalg import sqrtm
 from scorer_helpers import picture
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from scorers import fid, references, registry
-from scorers.config import InceptionSettings, NetworkSettings
+from scorers import registry
+from scorers.distances import references
+from scorers.distances import scorers as fid
+from scorers.distances.kinds import InceptionSettings, NetworkSettings
 from scorers.errors import (
     MissingWeightsError,
     ReferenceImagesError,
@@ -23,7 +25,7 @@ from scorers.errors import (
     SuiteImagesError,
     WrongWeightsError,
 )
-from scorers.networks import InceptionFeatures, TimmFeatures
+from scorers.networks.features import InceptionFeatures, TimmFeatures
 from scorers.protocol import BuildContext, SetScorer, SuiteImages
 
 if TYPE_CHECKING:

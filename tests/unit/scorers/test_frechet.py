@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from scorers.frechet import (
+from scorers.distances.distance import (
     frechet_distance,
     frechet_reference,
     kernel_distance,

@@ -14,10 +14,11 @@ from PIL import Image, ImageDraw, ImageFilter
 from scipy.ndimage import convolve
 from scorer_helpers import picture
 
-from scorers import pixels, registry
-from scorers.config import PixelSettings
+from scorers import registry
 from scorers.degenerate import faults, measure
 from scorers.errors import SuiteImagesError
+from scorers.pixels import statistics as pixels
+from scorers.pixels.kinds import PixelSettings
 
 if TYPE_CHECKING:
     from scorers.protocol import BuildContext, ImageScorer, SuiteImages

@@ -10,9 +10,12 @@ import sys
 import pytest
 import torch
 
-from scorers import catalogue
+from scorers.aesthetics.kinds import AESTHETIC
+from scorers.distances.kinds import FID
 from scorers.errors import SuiteImagesError
-from scorers.protocol import Memo, ScorerInfo, SuiteImages
+from scorers.prompt_fit.kinds import CLIP_SCORE
+from scorers.protocol import Memo, SuiteImages
+from scorers.registry import BUILTIN_KINDS
 
 
 def image(value: int = 0) -> torch.Tensor:
@@ -20,7 +23,7 @@ def image(value: int = 0) -> torch.Tensor:
 
 
 def test_importing_the_light_modules_loads_no_torch() -> None:
-    modules = "scorers, scorers.config, scorers.protocol, scorers.registry, scorers.errors, scorers.weights"
+    modules = "scorers.config, scorers.protocol, scorers.registry, scorers.errors, scorers.weights.fetch"
     code = f"import sys, {modules}; scorers.registry.kinds(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -64,27 +67,28 @@ def test_suite_images_do_not_share_their_memo() -> None:
 
 
 def test_set_scores_carry_their_count_and_image_scores_do_not() -> None:
-    assert catalogue.FID.report_name(32) == "FID@32"
-    assert catalogue.AESTHETIC.report_name(32) == "LAION aesthetic"
+    assert FID.report_name(32) == "FID@32"
+    assert AESTHETIC.report_name(32) == "LAION aesthetic"
 
 
 def test_counts_are_refused_noted_or_accepted() -> None:
     with pytest.raises(SuiteImagesError, match="at least 8 images, got 7"):
-        catalogue.FID.check_count(7)
-    catalogue.FID.check_count(8)
-    (note,) = catalogue.FID.notes(31)
+        FID.check_count(7)
+    FID.check_count(8)
+    (note,) = FID.notes(31)
     assert note.startswith("FID@31 is computed from 31 images")
-    assert catalogue.FID.notes(32) == ()
-    assert catalogue.CLIP_SCORE.notes(1) == ()
+    assert FID.notes(32) == ()
+    assert CLIP_SCORE.notes(1) == ()
 
 
 @pytest.mark.parametrize("change", [{"unit": 0.0}, {"unit": float("nan")}, {"min_images": 0}, {"advised_images": 7}])
 def test_info_refuses_nonsense(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="scorer 'fid'"):
-        dataclasses.replace(catalogue.FID, **change)  # type: ignore[arg-type]
+        dataclasses.replace(FID, **change)  # type: ignore[arg-type]
 
 
 def test_every_builtin_info_is_complete() -> None:
-    infos = [value for value in vars(catalogue).values() if isinstance(value, ScorerInfo)]
-    assert len(infos) == 11
-    assert all("\n" not in info.summary and info.range[0] < info.range[1] for info in infos)
+    for name, kind in BUILTIN_KINDS.items():
+        assert kind.info.name == name
+        assert "\n" not in kind.info.summary
+        assert kind.info.range[0] < kind.info.range[1]

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from scorers import catalogue, registry
-from scorers.config import AestheticSettings, ClipModelSettings, InceptionSettings, PixelSettings
+from scorers import registry
+from scorers.aesthetics.kinds import AestheticSettings
+from scorers.config import ClipModelSettings
+from scorers.distances.kinds import FID, KID, InceptionSettings
 from scorers.errors import BrokenPluginError, ScorerSettingsError, UnknownScorerError
+from scorers.pixels.kinds import PixelSettings
 
 if TYPE_CHECKING:
     from scorers.protocol import BuildContext, ImageScorer, SuiteImages
@@ -22,9 +25,9 @@ Install = Callable[..., None]
 PLUGIN = """
 from dataclasses import replace
 import torch
-from scorers.catalogue import CONTRAST
+from scorers.pixels.kinds import CONTRAST
 from scorers.config import ScorerSettings
-from scorers.registry import ScorerKind
+from scorers.kind import ScorerKind
 
 class Settings(ScorerSettings):
     factor: float = 1.0
@@ -206,7 +209,7 @@ def test_a_broken_plugin_hurts_only_when_asked_for(
     install: Install, caplog: pytest.LogCaptureFixture, target: str, message: str
 ) -> None:
     install(f"[mergetune.scorers]\nbroken = {target}\n")
-    assert registry.get_kind("fid").info is catalogue.FID
+    assert registry.get_kind("fid").info is FID
     with caplog.at_level(logging.WARNING):
         assert "broken" not in registry.kinds()
     assert "'broken'" in caplog.text
@@ -217,7 +220,7 @@ def test_a_broken_plugin_hurts_only_when_asked_for(
 def test_a_plugin_that_takes_a_builtin_name_is_refused_by_name(install: Install) -> None:
     install("[mergetune.scorers]\nfid = brightness_plugin:KIND\n")
     assert "fid" in registry.kinds()
-    assert registry.get_kind("kid").info is catalogue.KID
+    assert registry.get_kind("kid").info is KID
     with pytest.raises(BrokenPluginError, match="'fid' is claimed by mergetune, brightness-plugin"):
         registry.get_kind("fid")
 

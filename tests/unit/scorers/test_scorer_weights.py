@@ -16,9 +16,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from scorers import weights
+from scorers.aesthetics.kinds import AESTHETIC_V2
+from scorers.distances.kinds import FID_INCEPTION
 from scorers.errors import MissingWeightsError, WrongWeightsError
-from scorers.weights import WeightFile
+from scorers.weights import fetch
+from scorers.weights.public import HubFile, PublicFile
+from scorers.weights.tensors import load_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,8 +66,8 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def pinned(url: str, content: bytes = CONTENT) -> WeightFile:
-    return WeightFile(
+def pinned(url: str, content: bytes = CONTENT) -> PublicFile:
+    return PublicFile(
         title="test weights",
         name="test.pth",
         url=url,
@@ -84,36 +87,36 @@ def closed_port() -> int:
 def test_a_named_file_is_taken_and_a_wrong_name_told(tmp_path: Path) -> None:
     mine = tmp_path / "mine.pth"
     with pytest.raises(MissingWeightsError, match=r"no weight file at .*mine.pth, named by option 'head'"):
-        weights.resolve(mine, pinned("http://unused"), tmp_path)
+        fetch.resolve(mine, pinned("http://unused"), tmp_path)
     mine.write_bytes(b"anything")
-    assert weights.resolve(mine, pinned("http://unused"), tmp_path) == mine
+    assert fetch.resolve(mine, pinned("http://unused"), tmp_path) == mine
 
 
 def test_a_download_is_checked_kept_and_not_repeated(server: Server, tmp_path: Path) -> None:
     wanted = pinned(f"{server.address}/file")
     cache = tmp_path / "not" / "yet"
-    path = weights.resolve(None, wanted, cache)
+    path = fetch.resolve(None, wanted, cache)
     assert (path, path.read_bytes()) == (cache / "test.pth", CONTENT)
-    assert weights.resolve(None, wanted, cache) == path
+    assert fetch.resolve(None, wanted, cache) == path
     assert server.downloads == 1
     assert [file.name for file in cache.iterdir()] == ["test.pth"]
 
 
 def test_a_download_with_another_digest_leaves_nothing(server: Server, tmp_path: Path) -> None:
     with pytest.raises(WrongWeightsError, match=r"test weights: expected sha256 \w{64}, .* has \w{64}"):
-        weights.resolve(None, pinned(f"{server.address}/file", b"other" * 5000), tmp_path)
+        fetch.resolve(None, pinned(f"{server.address}/file", b"other" * 5000), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_download_that_is_too_long_is_refused(server: Server, tmp_path: Path) -> None:
     with pytest.raises(WrongWeightsError):
-        weights.resolve(None, pinned(f"{server.address}/file", CONTENT[:10]), tmp_path)
+        fetch.resolve(None, pinned(f"{server.address}/file", CONTENT[:10]), tmp_path)
 
 
 def test_a_damaged_cache_file_is_told(server: Server, tmp_path: Path) -> None:
     (tmp_path / "test.pth").write_bytes(CONTENT[:-1])
     with pytest.raises(WrongWeightsError, match=r"13999 of 14000 bytes\): delete .*test.pth"):
-        weights.resolve(None, pinned(f"{server.address}/file"), tmp_path)
+        fetch.resolve(None, pinned(f"{server.address}/file"), tmp_path)
     assert server.downloads == 0
 
 
@@ -122,7 +125,7 @@ def test_a_missing_file_says_what_it_is_and_where_to_put_it(server: Server, url:
     address = f"{server.address}/missing" if url == "missing" else f"http://127.0.0.1:{closed_port()}/file"
     began = time.monotonic()
     with pytest.raises(MissingWeightsError) as caught:
-        weights.resolve(None, pinned(address), tmp_path)
+        fetch.resolve(None, pinned(address), tmp_path)
     assert time.monotonic() - began < 8
     for part in ("test weights", "test.pth", "MIT", address, str(tmp_path / "test.pth"), "option 'head'"):
         assert part in str(caught.value)
@@ -135,12 +138,24 @@ def test_a_server_that_never_answers_costs_no_more_than_the_time_given() -> None
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         began = time.monotonic()
-        assert not weights.answers(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout_s=0.3)
+        assert not fetch.answers(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout_s=0.3)
         assert time.monotonic() - began < 2
 
 
 def test_an_error_page_is_an_answer(server: Server) -> None:
-    assert weights.answers(f"{server.address}/missing", timeout_s=5)
+    assert fetch.answers(f"{server.address}/missing", timeout_s=5)
+
+
+def on_the_hub(*names: str, sha256: str | None = None) -> HubFile:
+    return HubFile(
+        title="CLIP x",
+        repository="org/repo",
+        names=names,
+        size_bytes=1,
+        licence="MIT",
+        setting="weights",
+        sha256=sha256,
+    )
 
 
 def test_a_hub_file_in_the_cache_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,8 +166,11 @@ def test_a_hub_file_in_the_cache_needs_no_network(tmp_path: Path, monkeypatch: p
     stored = folder / "snapshots" / ("0" * 40) / "b.bin"
     stored.write_bytes(b"x")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    found = weights.resolve_hub_file("org/repo", ("a.safetensors", "b.bin"), title="it", advice="do")
+    found = fetch.resolve_hub_file(on_the_hub("a.safetensors", "b.bin"), advice="do")
     assert found == stored
+    assert fetch.resolve(None, on_the_hub("b.bin", sha256=hashlib.sha256(b"x").hexdigest()), tmp_path) == stored
+    with pytest.raises(WrongWeightsError, match=rf"CLIP x: expected sha256 0000.*, b.bin has .*: delete {stored}"):
+        fetch.resolve(None, on_the_hub("b.bin", sha256="0" * 64), tmp_path)
 
 
 @pytest.mark.parametrize("offline", [True, False])
@@ -162,7 +180,7 @@ def test_a_missing_hub_file_is_told_in_seconds(offline: bool, tmp_path: Path, mo
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed_port()}")
     began = time.monotonic()
     with pytest.raises(MissingWeightsError, match=r"CLIP x \(a.safetensors\) is not in .*org/repo, then set it"):
-        weights.resolve_hub_file("org/repo", ("a.safetensors",), title="CLIP x", advice="set it")
+        fetch.resolve_hub_file(on_the_hub("a.safetensors"), advice="set it")
     assert time.monotonic() - began < 8
 
 
@@ -175,7 +193,7 @@ def test_tensors_come_back_as_they_were_saved(tmp_path: Path, suffix: str, wrapp
         save_file(state, path)
     else:
         torch.save({"state_dict": state, "epoch": 3} if wrapped else state, path)
-    loaded = weights.load_tensors(path)
+    loaded = load_tensors(path)
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[name], state[name]) and loaded[name].dtype == state[name].dtype for name in state)
 
@@ -196,7 +214,7 @@ def test_a_file_with_code_is_refused_and_not_run(kind: str, tmp_path: Path, monk
     else:
         path.write_bytes(pickle.dumps({"a": Payload()}, protocol=2))
     with pytest.raises(WrongWeightsError, match="cannot be opened as a file of plain tensors") as caught:
-        weights.load_tensors(path)
+        load_tensors(path)
     assert "\n" not in str(caught.value)
     assert not Path("attacked").exists()
 
@@ -216,18 +234,18 @@ def test_a_file_with_code_is_refused_and_not_run(kind: str, tmp_path: Path, monk
 def test_anything_but_named_tensors_is_refused(content: object, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "file.pt")
     with pytest.raises(WrongWeightsError, match=message):
-        weights.load_tensors(tmp_path / "file.pt")
+        load_tensors(tmp_path / "file.pt")
 
 
 @pytest.mark.parametrize("name", ["page.pth", "page.safetensors"])
 def test_an_html_page_in_place_of_weights_is_told(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("<!DOCTYPE html><html></html>")
     with pytest.raises(WrongWeightsError, match="is a web page"):
-        weights.load_tensors(tmp_path / name)
+        load_tensors(tmp_path / name)
 
 
 def test_pinned_digests_look_like_digests() -> None:
-    for wanted in (weights.AESTHETIC_V2, weights.FID_INCEPTION):
+    for wanted in (AESTHETIC_V2, FID_INCEPTION):
         assert len(bytes.fromhex(wanted.sha256)) == 32
         assert wanted.url.startswith("https://")
-    assert weights.FID_INCEPTION.sha256[:8] in weights.FID_INCEPTION.name
+    assert FID_INCEPTION.sha256[:8] in FID_INCEPTION.name

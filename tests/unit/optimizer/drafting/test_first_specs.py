@@ -10,8 +10,8 @@ from optimizer.drafting.names import lora_names, seen_from, study_name
 from optimizer.drafting.scorers import choose_scorers
 from optimizer.drafting.sizing import LEAST_TRIALS, MOST_TRIALS, seed_counts, sized, unmeasured
 from optimizer.runtime.timing import StudyTiming
-from scorers.availability import kinds_here
-from scorers.weights import FID_INCEPTION
+from scorers.distances.kinds import FID_INCEPTION
+from scorers.registry import kinds_here
 
 
 def timing(trial_seconds: float, final_seconds: float = 0.0) -> StudyTiming:

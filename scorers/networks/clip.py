@@ -23,11 +23,12 @@ from open_clip.model import convert_to_custom_text_state_dict
 from basics.files import sha256_of
 from basics.foreign import read_json
 from basics.messages import first_line
-from scorers import weights
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
-from scorers.inference import BATCH_SIZE, Runner
-from scorers.presence import architecture_file
+from scorers.networks.clip_files import architecture_file, fetch_tag, tag_config
+from scorers.networks.inference import BATCH_SIZE, Runner
+from scorers.weights.fetch import existing_file
+from scorers.weights.tensors import is_torchscript, load_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -37,13 +38,6 @@ if TYPE_CHECKING:
 
     from scorers.config import ClipModelSettings
     from scorers.protocol import BuildContext, SuiteImages
-
-#: Weight files in the hub repositories of open_clip, most preferred first.
-_HUB_NAMES = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,14 +135,14 @@ def load_embedder(settings: ClipModelSettings, device: str = "cpu", *, in_turns:
 def plan_model(settings: ClipModelSettings) -> ClipPlan:
     """Choose architecture, activation, normalisation and file, without loading weights; raises as `load_embedder`."""
     config = _own_config(settings) or _builtin_config(settings.model)
-    tag_config = _tag_config(settings)
+    tag = tag_config(settings)
     # The activation comes before the download, so that a contradiction is found first.
-    quick_gelu = _needs_quick_gelu(settings, config, tag_config)
+    quick_gelu = _needs_quick_gelu(settings, config, tag)
     file = settings.weights_file
     if file is None:
-        file = _fetch_tag(settings, tag_config)
+        file = fetch_tag(settings, tag)
     config["quick_gelu"] = quick_gelu
-    return ClipPlan(model=settings.model, config=config, file=file, normalisation=tag_config)
+    return ClipPlan(model=settings.model, config=config, file=file, normalisation=tag)
 
 
 def make_model(config: dict[str, Any]) -> Any:
@@ -210,8 +204,8 @@ def read_state(path: Path, trusted_archives: frozenset[str] | None = None) -> di
     Raises:
         WrongWeightsError: the file is an untrusted TorchScript archive, or not a file of plain tensors.
     """
-    if not weights.is_torchscript(path):
-        state = weights.load_tensors(path)
+    if not is_torchscript(path):
+        state = load_tensors(path)
         return {name.removeprefix("module."): tensor for name, tensor in state.items()}
     trusted = openai_digests() if trusted_archives is None else trusted_archives
     if sha256_of(path) not in trusted:
@@ -300,19 +294,6 @@ def _builtin_config(model: str) -> dict[str, Any]:
     return dict(config)
 
 
-def _tag_config(settings: ClipModelSettings) -> dict[str, Any]:
-    """Return open_clip's entry for the tag of the settings; empty without a tag."""
-    if settings.tag is None:
-        return {}
-    entry = open_clip.get_pretrained_cfg(settings.model, settings.tag)
-    if not entry:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(settings.model)) or "none"
-        raise ScorerSettingsError(
-            f"open_clip has no weights {settings.tag!r} for {settings.model!r}: choose one of {tags}"
-        )
-    return dict(entry)
-
-
 def _needs_quick_gelu(settings: ClipModelSettings, config: Mapping[str, Any], tag: Mapping[str, Any]) -> bool:
     """Return whether the weights were trained with QuickGELU; see the top of this module.
 
@@ -320,12 +301,12 @@ def _needs_quick_gelu(settings: ClipModelSettings, config: Mapping[str, Any], ta
         WrongWeightsError: a file without a tag may have been trained with either activation.
     """
     if settings.weights_file is not None:
-        weights.existing_file(settings.weights_file, "clip.pretrained")
+        existing_file(settings.weights_file, "clip.pretrained")
     if tag:
         return bool(tag.get("quick_gelu", False))
     if settings.config_dir is not None or config.get("quick_gelu", False):
         return bool(config.get("quick_gelu", False))
-    if settings.weights_file is not None and weights.is_torchscript(settings.weights_file):
+    if settings.weights_file is not None and is_torchscript(settings.weights_file):
         return True  # OpenAI's own archive; read_state opens no other
     tags = open_clip.list_pretrained_tags_by_model(settings.model)
     if any(open_clip.get_pretrained_cfg(settings.model, name).get("quick_gelu") for name in tags):
@@ -335,33 +316,6 @@ def _needs_quick_gelu(settings: ClipModelSettings, config: Mapping[str, Any], ta
             f"to the open_clip tag of the file, one of {', '.join(tags)}"
         )
     return False
-
-
-def has_weights_here(settings: ClipModelSettings) -> bool:
-    """Return whether the weights of the settings are on this machine; nobody is asked for them.
-
-    Raises:
-        ScorerSettingsError: open_clip has no such tag.
-    """
-    if settings.weights_file is not None:
-        return settings.weights_file.is_file()
-    repository, names = _on_the_hub(_tag_config(settings))
-    return bool(repository) and weights.cached_hub_file(repository, names) is not None
-
-
-def _on_the_hub(tag: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """Return the repository of a tag, empty if it is not on the hub, and the names that its file may have there."""
-    repository, _, name = str(tag.get("hf_hub", "")).rpartition("/")
-    return repository, (name,) if name else _HUB_NAMES
-
-
-def _fetch_tag(settings: ClipModelSettings, tag: Mapping[str, Any]) -> Path:
-    repository, names = _on_the_hub(tag)
-    title = f"CLIP {settings.model} / {settings.pretrained}"
-    advice = f"name the file with clip.pretrained and set clip.trained_as: {settings.pretrained}"
-    if not repository:
-        raise MissingWeightsError(f"{title} is not on the hub: fetch it from {tag.get('url')}, then {advice}")
-    return weights.resolve_hub_file(repository, names, title=title, advice=advice)
 
 
 def _first_finding(error: RuntimeError) -> str:

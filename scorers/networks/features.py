@@ -12,10 +12,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from basics.files import sha256_of
 from basics.messages import nearest
-from scorers import weights
 from scorers.errors import ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
-from scorers.inference import Runner
+from scorers.networks.inference import Runner
+from scorers.weights.tensors import load_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ class InceptionFeatures:
     """
 
     def __init__(self, weights_file: Path, device: str = "cpu", *, in_turns: bool = False) -> None:
-        self._network = _make_inception(weights.load_tensors(weights_file), weights_file)
+        self._network = _make_inception(load_tensors(weights_file), weights_file)
         self._runner = Runner(self._network, device, in_turns=in_turns)
         self.digest = _digest("inception-2015-12-05", sha256_of(weights_file))
 
@@ -80,7 +80,7 @@ class TimmFeatures:
         device: str = "cpu",
         in_turns: bool = False,
     ) -> None:
-        self._network = _load_timm(network, weights.load_tensors(weights_file), weights_file)
+        self._network = _load_timm(network, load_tensors(weights_file), weights_file)
         self._network.eval().requires_grad_(requires_grad=False)
         self._runner = Runner(self._network, device, in_turns=in_turns)
         self.preprocess = timm_preprocess(network, self._network.pretrained_cfg, input_size)

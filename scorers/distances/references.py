@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from scorers.networks import FeatureNetwork
+    from scorers.networks.features import FeatureNetwork
 
 _log = logging.getLogger(__name__)
 _TENSOR = "features"

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scorers.catalogue import CLIP_SCORE
-from scorers.clip import ClipEmbedder, shared_embedder
+from scorers.networks.clip import ClipEmbedder, shared_embedder
+from scorers.prompt_fit.kinds import CLIP_SCORE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scorers.config import ClipScoreSettings
+    from scorers.prompt_fit.kinds import ClipScoreSettings
     from scorers.protocol import BuildContext, SuiteImages
 
 

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch.nn.functional as F
 
 from basics.files import sha256_of
-from scorers import weights
-from scorers.catalogue import AESTHETIC
-from scorers.clip import ClipEmbedder, shared_embedder
+from scorers.aesthetics import kinds
 from scorers.errors import ScorerSettingsError, WrongWeightsError
+from scorers.networks.clip import ClipEmbedder, shared_embedder
+from scorers.weights.fetch import resolve
+from scorers.weights.tensors import load_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from scorers.config import AestheticSettings
+    from scorers.aesthetics.kinds import AestheticSettings
     from scorers.protocol import BuildContext, SuiteImages
 
 _V1_PREFIXES = ("",)
@@ -87,7 +88,7 @@ CLIP_OF_THE_HEAD = frozenset(
 class AestheticScorer:
     """An aesthetic scorer: a LAION head on a CLIP embedding. The head is tiny and stays on the CPU."""
 
-    info = AESTHETIC
+    info = kinds.AESTHETIC
 
     def __init__(self, embedder: ClipEmbedder, layers: tuple[Affine, ...], source: str) -> None:
         width = layers[0].weight.shape[-1]
@@ -115,10 +116,10 @@ def build(settings: AestheticSettings, context: BuildContext) -> AestheticScorer
     if settings.head is None:
         _require_its_clip(settings)
     # The head comes first: it is small, and if it is missing, nobody should wait for CLIP.
-    path = weights.resolve(settings.head, weights.AESTHETIC_V2, context.cache_dir)
-    if settings.head is not None and sha256_of(path) == weights.AESTHETIC_V2.sha256:
+    path = resolve(settings.head, kinds.AESTHETIC_V2, context.cache_dir)
+    if settings.head is not None and sha256_of(path) == kinds.AESTHETIC_V2.sha256:
         _require_its_clip(settings)
-    layers = read_head(weights.load_tensors(path), str(path))
+    layers = read_head(load_tensors(path), str(path))
     return AestheticScorer(shared_embedder(settings.clip, context), layers, str(path))
 
 

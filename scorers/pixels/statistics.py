@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scorers import catalogue
 from scorers.errors import SuiteImagesError
+from scorers.pixels import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from scorers.config import PixelSettings
+    from scorers.pixels.kinds import PixelSettings
     from scorers.protocol import BuildContext, ScorerInfo, SuiteImages
 
 _RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # Rec. 601
@@ -94,19 +94,19 @@ class PixelScorer:
 
 def build_sharpness(_settings: PixelSettings, _context: BuildContext) -> PixelScorer:
     """Build a scorer of `sharpness`."""
-    return PixelScorer(catalogue.SHARPNESS, sharpness)
+    return PixelScorer(kinds.SHARPNESS, sharpness)
 
 
 def build_contrast(_settings: PixelSettings, _context: BuildContext) -> PixelScorer:
     """Build a scorer of `contrast`."""
-    return PixelScorer(catalogue.CONTRAST, contrast)
+    return PixelScorer(kinds.CONTRAST, contrast)
 
 
 def build_colourfulness(_settings: PixelSettings, _context: BuildContext) -> PixelScorer:
     """Build a scorer of `colourfulness`."""
-    return PixelScorer(catalogue.COLOURFULNESS, colourfulness)
+    return PixelScorer(kinds.COLOURFULNESS, colourfulness)
 
 
 def build_clipping(_settings: PixelSettings, _context: BuildContext) -> PixelScorer:
     """Build a scorer of `clipping`."""
-    return PixelScorer(catalogue.CLIPPING, clipping)
+    return PixelScorer(kinds.CLIPPING, clipping)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scorers.catalogue import CLIP_IQA
-from scorers.clip import ClipEmbedder, shared_embedder
+from scorers.aesthetics.kinds import CLIP_IQA
+from scorers.networks.clip import ClipEmbedder, shared_embedder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scorers.config import ClipIqaSettings
+    from scorers.aesthetics.kinds import ClipIqaSettings
     from scorers.protocol import BuildContext, SuiteImages
 
 

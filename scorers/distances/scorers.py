@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from scorers import catalogue, weights
-from scorers.frechet import (
+from scorers.distances import kinds
+from scorers.distances.distance import (
     FrechetReference,
     KernelReference,
     frechet_distance,
@@ -19,15 +19,16 @@ from scorers.frechet import (
     kernel_distance,
     kernel_reference,
 )
-from scorers.networks import FeatureNetwork, InceptionFeatures, TimmFeatures
-from scorers.references import reference_features
+from scorers.distances.references import reference_features
+from scorers.networks.features import FeatureNetwork, InceptionFeatures, TimmFeatures
+from scorers.weights.fetch import existing_file, resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-    from scorers.config import InceptionSettings, NetworkSettings
+    from scorers.distances.kinds import InceptionSettings, NetworkSettings
     from scorers.protocol import BuildContext, ScorerInfo, SuiteImages
 
 #: Default unit of a distance on a timm network, as a share of the spread of the references.
@@ -96,14 +97,14 @@ def build_fid(settings: InceptionSettings, context: BuildContext) -> FrechetScor
     """
     network = _inception(settings, context)
     reference = frechet_reference(_references(settings.reference, network, context))
-    return FrechetScorer(network, reference, catalogue.FID)
+    return FrechetScorer(network, reference, kinds.FID)
 
 
 def build_kid(settings: InceptionSettings, context: BuildContext) -> KernelScorer:
     """Build a KID scorer against the reference folder; raises as `build_fid`."""
     network = _inception(settings, context)
     reference = kernel_reference(_references(settings.reference, network, context))
-    return KernelScorer(network, reference, catalogue.KID)
+    return KernelScorer(network, reference, kinds.KID)
 
 
 def build_frechet(settings: NetworkSettings, context: BuildContext) -> FrechetScorer:
@@ -117,14 +118,14 @@ def build_frechet(settings: NetworkSettings, context: BuildContext) -> FrechetSc
     """
     network = _timm(settings, context)
     reference = frechet_reference(_references(settings.reference, network, context))
-    return FrechetScorer(network, reference, _named(catalogue.FRECHET, settings, reference.spread))
+    return FrechetScorer(network, reference, _named(kinds.FRECHET, settings, reference.spread))
 
 
 def build_kernel(settings: NetworkSettings, context: BuildContext) -> KernelScorer:
     """Build a scorer of the kernel distance on a timm network; raises as `build_frechet`."""
     network = _timm(settings, context)
     reference = kernel_reference(_references(settings.reference, network, context))
-    return KernelScorer(network, reference, _named(catalogue.KERNEL, settings, reference.spread))
+    return KernelScorer(network, reference, _named(kinds.KERNEL, settings, reference.spread))
 
 
 def _named(info: ScorerInfo, settings: NetworkSettings, spread: float) -> ScorerInfo:
@@ -137,7 +138,7 @@ def _inception(settings: InceptionSettings, context: BuildContext) -> InceptionF
     key = ("inception", settings.weights, context.device)
 
     def load() -> InceptionFeatures:
-        path = weights.resolve(settings.weights, weights.FID_INCEPTION, context.cache_dir)
+        path = resolve(settings.weights, kinds.FID_INCEPTION, context.cache_dir)
         return InceptionFeatures(path, context.device, in_turns=context.in_turns)
 
     return context.shared.get(key, load)
@@ -147,7 +148,7 @@ def _timm(settings: NetworkSettings, context: BuildContext) -> TimmFeatures:
     key = ("timm", settings.network, settings.weights, settings.input_size, context.device)
 
     def load() -> TimmFeatures:
-        path = weights.existing_file(settings.weights, "weights")
+        path = existing_file(settings.weights, "weights")
         return TimmFeatures(
             settings.network,
             path,
@@ -161,6 +162,6 @@ def _timm(settings: NetworkSettings, context: BuildContext) -> TimmFeatures:
 
 def _references(folder: Path, network: FeatureNetwork, context: BuildContext) -> Tensor:
     def compute() -> Tensor:
-        return reference_features(folder, network, context.cache_dir, minimum=catalogue.SET_MIN_IMAGES)
+        return reference_features(folder, network, context.cache_dir, minimum=kinds.SET_MIN_IMAGES)
 
     return context.shared.get(("references", folder, network.digest), compute)

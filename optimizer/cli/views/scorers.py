@@ -1,0 +1,53 @@
+"""The tables of `mergetune scorers`: what each scorer measures, and what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from optimizer.cli.common import escaped
+from optimizer.cli.views.tables import ReportTable
+from optimizer.cli.views.timing import size
+from scorers.kind import ScorerKind
+
+
+def kinds_table(kinds: Mapping[str, ScorerKind]) -> ReportTable:
+    """Show what each kind measures, and its options."""
+    table = ReportTable("scorers")
+    table.head("kind")
+    table.head("description")
+    for name, kind in kinds.items():
+        info = kind.info
+        better = "higher" if info.direction == "maximize" else "lower"
+        scope = "each image" if info.scope == "image" else f"the whole set, at least {info.min_images} images"
+        low, high = info.range
+        options = ", ".join(kind.settings.model_fields) or "none"
+        details = f"{better} is better; {low:g} to {high:g}, unit {info.unit:g}; scores {scope}; options: {options}"
+        table.add_row(name, f"{escaped(info.summary)}\n[dim]{escaped(details)}[/]", end_section=True)
+    return table
+
+
+def needs_table(kinds: Mapping[str, ScorerKind], cache_dir: Path) -> ReportTable:
+    """Show what each kind needs without options, whether it is here, its size and its licence.
+
+    Args:
+        cache_dir: folder of downloaded files.
+    """
+    table = ReportTable("what scorers need")
+    for head in ("kind", "needs", "here", "size", "licence", "from"):
+        table.head(head)
+    for name, kind in kinds.items():
+        needs = kind.needs(None)
+        for index, need in enumerate(needs):
+            table.add_row(
+                name if index == 0 else "",
+                escaped(need.title),
+                "[green]yes[/]" if need.is_here(cache_dir) else "no",
+                "" if need.size_bytes is None else size(need.size_bytes),
+                escaped(need.licence or ""),
+                escaped(need.source),
+                end_section=index == len(needs) - 1,
+            )
+        if not needs:
+            table.add_row(name, "nothing", "[green]yes[/]", "", "", "", end_section=True)
+    return table

@@ -1,0 +1,1 @@
+"""Scorers of how good an image looks, whatever its prompt."""

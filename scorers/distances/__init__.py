@@ -1,0 +1,1 @@
+"""Scorers of the distance between the rendered images and reference images."""

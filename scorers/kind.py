@@ -1,0 +1,37 @@
+"""What a kind of scorer declares: its measure, its options, its builder and the files that it needs. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from scorers.config import ScorerSettings
+from scorers.protocol import ScorerInfo
+from scorers.weights.needs import Need
+
+Needs = Callable[[Any], tuple[Need, ...]]
+
+
+def no_needs(_settings: ScorerSettings | None) -> tuple[Need, ...]:
+    """Return the needs of a scorer that needs nothing but the images."""
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerKind:
+    """One kind of scorer."""
+
+    info: ScorerInfo
+    settings: type[ScorerSettings]
+    # "module:function", called as function(settings, context) -> Scorer. It is text, so that listing scorers does not
+    # import torch.
+    builder: str
+    # Called with settings, or with None for those that a spec without options gets. They are looked for before torch is
+    # imported; a plug-in that declares none says for itself what is missing, when it is built.
+    needs: Needs = no_needs
+
+
+def by_name(*kinds: ScorerKind) -> dict[str, ScorerKind]:
+    """Return the kinds by the names that a spec gives them."""
+    return {kind.info.name: kind for kind in kinds}

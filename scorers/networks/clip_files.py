@@ -1,0 +1,142 @@
+"""The files of a CLIP: where open_clip's tags have them, and whether they are here. open_clip is imported late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scorers.config import ClipModelSettings
+from scorers.errors import MissingWeightsError, ScorerSettingsError
+from scorers.weights.fetch import existing_file, resolve_hub_file
+from scorers.weights.public import HubFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Option that names a local file.
+_SETTING = "clip.pretrained"
+
+#: Weight files in the hub repositories of open_clip, most preferred first.
+_HUB_NAMES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipNeed:
+    """The weights of a CLIP, and the file of its architecture where that is the user's own."""
+
+    settings: ClipModelSettings
+
+    @property
+    def title(self) -> str:
+        return title_of(self.settings)
+
+    @property
+    def size_bytes(self) -> int | None:
+        # Of the usual CLIP, 428 million parameters in float32; open_clip knows no sizes.
+        return 1_710_000_000 if self.settings == ClipModelSettings() else None
+
+    @property
+    def licence(self) -> str | None:
+        # https://github.com/openai/CLIP/blob/main/LICENSE; open_clip knows no licences.
+        return "MIT" if self.settings.tag == "openai" else None
+
+    @property
+    def source(self) -> str:
+        if self.settings.weights_file is not None:
+            return str(self.settings.weights_file)
+        public = public_file(self.settings, tag_config(self.settings))
+        return public.page if public is not None else str(tag_config(self.settings).get("url"))
+
+    def require_named(self) -> None:
+        """Refuse an architecture or weight file that is named and not there.
+
+        Raises:
+            ScorerSettingsError: the architecture is not in `config_dir`.
+            MissingWeightsError: the weight file.
+        """
+        if self.settings.config_dir is not None:
+            architecture_file(self.settings.config_dir, self.settings.model)
+        if self.settings.weights_file is not None:
+            existing_file(self.settings.weights_file, _SETTING)
+
+    def is_here(self, cache_dir: Path) -> bool:
+        """Return whether the weights are on this machine.
+
+        Raises:
+            ScorerSettingsError: open_clip has no such tag.
+        """
+        if self.settings.weights_file is not None:
+            return self.settings.weights_file.is_file()
+        public = public_file(self.settings, tag_config(self.settings))
+        return public is not None and public.find(cache_dir) is not None
+
+
+def title_of(settings: ClipModelSettings) -> str:
+    """Return the name of a CLIP, for people."""
+    return f"CLIP {settings.model} / {settings.tag or Path(settings.pretrained).name}"
+
+
+def architecture_file(folder: Path, model: str) -> Path:
+    """Return the file of an architecture of the user's own.
+
+    Raises:
+        ScorerSettingsError: the folder has none of this name.
+    """
+    path = folder / f"{model}.json"
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in folder.glob("*.json"))) or "none"
+        raise ScorerSettingsError(f"no CLIP architecture {path}: choose one of those in config_dir ({names})")
+    return path
+
+
+def tag_config(settings: ClipModelSettings) -> dict[str, Any]:
+    """Return open_clip's entry for the tag of the settings; empty without a tag.
+
+    Raises:
+        ScorerSettingsError: open_clip has no such tag.
+    """
+    if settings.tag is None:
+        return {}
+    import open_clip
+
+    entry = open_clip.get_pretrained_cfg(settings.model, settings.tag)
+    if not entry:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(settings.model)) or "none"
+        raise ScorerSettingsError(
+            f"open_clip has no weights {settings.tag!r} for {settings.model!r}: choose one of {tags}"
+        )
+    return dict(entry)
+
+
+def public_file(settings: ClipModelSettings, tag: Mapping[str, Any]) -> HubFile | None:
+    """Return the file of a tag; None if it is not on the hub."""
+    repository, _, name = str(tag.get("hf_hub", "")).rpartition("/")
+    if not repository:
+        return None
+    return HubFile(
+        title=title_of(settings),
+        repository=repository,
+        names=(name,) if name else _HUB_NAMES,
+        size_bytes=None,
+        licence="see its page",
+        setting=_SETTING,
+    )
+
+
+def fetch_tag(settings: ClipModelSettings, tag: Mapping[str, Any]) -> Path:
+    """Return the weight file of a tag, which is downloaded if it is not here.
+
+    Raises:
+        MissingWeightsError: it cannot be downloaded.
+    """
+    advice = f"name the file with clip.pretrained and set clip.trained_as: {settings.pretrained}"
+    public = public_file(settings, tag)
+    if public is None:
+        title = title_of(settings)
+        raise MissingWeightsError(f"{title} is not on the hub: fetch it from {tag.get('url')}, then {advice}")
+    return resolve_hub_file(public, advice)

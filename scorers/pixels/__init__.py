@@ -1,0 +1,1 @@
+"""Scorers that measure pixels, without a network."""

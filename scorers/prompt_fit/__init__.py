@@ -1,0 +1,1 @@
+"""Scorers of how well an image fits its prompt."""
