@@ -147,6 +147,8 @@ def _(event: TrialEnded) -> dict[str, Any]:
         "reason": trial.reason,
         "estimated": None if isinstance(event, TrialFailed) else trial.estimated,
         "objectives": trial.objectives or None,
+        "constrained": trial.constrained or None,
+        "breaks": event.breach,
         "gains": trial.gains or None,
         "seconds": trial.seconds or None,
     }

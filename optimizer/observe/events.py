@@ -113,11 +113,14 @@ class TrialEnded(Event):
     """
 
     stored: StoredTrial
+    breach: str | None = None  # which constraints it breaks, and by what
 
     @staticmethod
-    def of(stored: StoredTrial) -> TrialEnded:
+    def of(stored: StoredTrial, breach: str | None = None) -> TrialEnded:
         """Return the event of a trial's outcome."""
-        return TrialFailed(stored=stored) if stored.state == "failed" else TrialFinished(stored=stored)
+        if stored.state == "failed":
+            return TrialFailed(stored=stored)
+        return TrialFinished(stored=stored, breach=breach)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,7 @@ from optimizer.observe.http_gate import (
 )
 from optimizer.observe.http_server import HttpServer, Limits
 from optimizer.system.retry import OUTAGES
+from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_gains
 from studies.records.cached_reads import CachedTrials
 from studies.records.study_records import StudyRecords
@@ -187,6 +188,7 @@ class MetricsReporter:
 
     def __init__(self, metrics: Metrics, records: StudyRecords) -> None:
         self._metrics, self._study = metrics, visible(records.study.name)
+        self._objective = Objective.of(records.study.spec, records.study.spec.infos)
         self._cached_trials = CachedTrials(records)
         self._seen = 0  # images of the trial in progress
         metrics.outages.labels(self._study)  # 0 is shown too
@@ -227,7 +229,7 @@ class MetricsReporter:
             counts = Counter(map(_state, trials))
             for state in ("running", "complete", "stopped", "failed"):
                 self._metrics.stored.labels(self._study, state).set(counts[state])
-            for name, gain in best_gains(trials).items():
+            for name, gain in best_gains(trials, self._objective).items():
                 self._metrics.best.labels(self._study, visible(name)).set(gain.value)
 
 

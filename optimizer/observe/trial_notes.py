@@ -44,10 +44,13 @@ def trial_note(
     if trial.estimated:
         stopped = stopped_after(trial, len(plan.spec.suite.items()))
         parts.append(
-            f"**{stopped.capitalize()}**: surely behind trial {trial.incumbent}. The objective is an estimate: that "
+            f"**{stopped.capitalize()}**: {_why_stopped(plan, trial)}. The objective is an estimate: that "
             "trial's plus the mean difference on these images. The other scores, and all gains, are of these images "
             "alone."
         )
+    breach = plan.objective.constraints.breach(trial.constrained)
+    if breach is not None:
+        parts.append(f"**Breaks the constraints**: {in_markdown(breach)}")
     if split is not None:
         parts.append(f"Search: {split_in_words(plan.space, split)}")
     if trial.state == "failed":
@@ -60,6 +63,13 @@ def trial_note(
         parts.append(f"### Seconds\n\n{seconds}")
     parts.append(_recipe(plan, trial))
     return "\n\n".join(parts) + "\n"
+
+
+def _why_stopped(plan: Plan, trial: StoredTrial) -> str:
+    behind = f"surely behind trial {trial.incumbent}"
+    if plan.objective.constraints.keeps(trial.constrained):
+        return behind
+    return f"it surely breaks a constraint, or is {behind}; what it is estimated to break stands below"
 
 
 def _scores(plan: Plan, trial: StoredTrial, means: Mapping[str, float]) -> str:

@@ -20,10 +20,11 @@ from optimizer.rendering.render import Renderer
 from optimizer.rendering.sameness import seen_seeds
 from optimizer.runtime.setup import Runtime
 from optimizer.search.shortlist import Rank
+from optimizer.trial.constraints import feasible_or_all
 from optimizer.trial.evaluation import Evaluator
-from optimizer.trial.gains import Evidence, gains
+from optimizer.trial.gains import Evidence, gains, score_mean
 from optimizer.trial.objective import SINGLE, Objective
-from optimizer.trial.ranking import best_trials, complete_parents
+from optimizer.trial.ranking import best_trials, complete_parents, is_feasible
 from optimizer.trial.repeats import first_of_each, positions_once
 from scorers.protocol import ScorerInfo
 from studies.records.finals import Final, Finalist
@@ -46,15 +47,15 @@ class FinalWatch:
 def choose_finalists(
     trials: Sequence[StoredTrial], objective: Objective, rank: Rank, settings: FinalSettings
 ) -> tuple[dict[str, StoredTrial], list[StoredTrial]]:
-    """Choose who takes part: whole trials only, and every recipe once.
+    """Choose who takes part: whole trials that keep the constraints only, and every recipe once.
 
-    With several objectives the candidates are members of the Pareto front.
+    With several objectives the candidates are members of the Pareto front. Parents take part in any case.
 
     Returns:
         Parent letter -> its trial, and the candidates by rank.
 
     Raises:
-        FinalError: the spec turns the final off, or no parent or no other trial is finished.
+        FinalError: the spec turns the final off, no parent or no other trial is finished, or none is feasible.
     """
     if settings.top == 0:
         raise FinalError("the study's spec turns the final off (`final: {top: 0}`): there is nothing to finish")
@@ -64,7 +65,10 @@ def choose_finalists(
     several = len(objective.names) > 1
     able = best_trials(trials, objective) if several else [trial for trial in trials if trial.is_whole]
     ranked = [trial for trial in rank(able) if trial.number not in {parent.number for parent in parents.values()}]
-    candidates = {trial.recipe.digest: trial for trial in reversed(ranked)}  # of equal recipes the better ranked
+    feasible = [trial for trial in ranked if is_feasible(trial, objective)]
+    candidates = {trial.recipe.digest: trial for trial in reversed(feasible)}  # of equal recipes the better ranked
+    if not candidates and ranked:
+        raise FinalError(f"no merge keeps the constraints ({objective.constraints.in_words()}): there is no candidate")
     if not candidates:
         raise FinalError("no trial but the parents' own is finished, so there is no candidate: resume the study first")
     return parents, list(reversed(candidates.values()))[: settings.top]
@@ -147,7 +151,8 @@ def judge(
 
     With one objective every gain, of scorers too, is over the parent that is better in the objective there: a merge
     may stay behind the best parent of a single scorer without any harm. With several, each is over the parent that is
-    better in it, and nothing is chosen. Ties go to the better ranked.
+    better in it, and nothing is chosen. Ties go to the better ranked. Only parents that keep the constraints there are
+    compared with, unless none does, and only such candidates are chosen.
 
     Args:
         first: for every item the first one of the same image, which alone counts in gains; None: all images differ.
@@ -159,6 +164,8 @@ def judge(
     if not known:
         reasons = "; ".join(f"{letter}: {result.failure}" for letter, (_, result) in parents.items())
         raise FinalError(f"no parent can be scored on the held-out suite, so nothing can be compared ({reasons})")
+    feasible = feasible_or_all({letter: each.scores.means for letter, each in known.items()}, objective.constraints)
+    known = {letter: known[letter] for letter in feasible}
     if objective.terms:
         better = max(known, key=lambda letter: (objective.values(known[letter].scores.means)[SINGLE], -ord(letter)))
         known = {better: known[better]}
@@ -191,11 +198,18 @@ def _finalist(trial: StoredTrial, result: HeldOutResult, objective: Objective) -
         objectives=objective.values(scores.means),
         image_scores={name: tuple(map(float, values)) for name, values in scores.by_item.items()},
         set_scores=dict(scores.by_set),
+        constrained={name: score_mean(result.evidence, name) for name in objective.constraints.scorers},
     )
 
 
 def _chosen(finalists: Sequence[Finalist], objective: Objective) -> int | None:
-    able = [finalist for finalist in finalists if not finalist.is_parent and finalist.failure is None]
+    able = [
+        finalist
+        for finalist in finalists
+        if not finalist.is_parent
+        and finalist.failure is None
+        and objective.constraints.keeps(finalist.constrained_means)
+    ]
     if not objective.terms or not able:
         return None
     return max(able, key=lambda finalist: finalist.objectives[SINGLE]).number  # the first of equals

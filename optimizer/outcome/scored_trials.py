@@ -58,19 +58,22 @@ class WarmStart:
             artifacts: of the new study.
         """
         objective = plan.objective
-        trials = [replace(scored.trial, objectives=objective.values(scored.scores.means)) for scored in self.scored]
+        trials = [_of_new_study(scored, objective) for scored in self.scored]
         with_renders = _with_renders(trials, objective, plan.spec.render.keep)
         copied = [
-            self._copied(scored, trial, stores_renders=trial.number in with_renders)
+            self._copied(scored, trial, objective, stores_renders=trial.number in with_renders)
             for scored, trial in zip(self.scored, trials, strict=True)
         ]
         return CopiedTrials(copied, distributions(plan.space), artifacts, plan.spec.suite.render_labels())
 
-    def _copied(self, scored: ScoredTrial, trial: StoredTrial, *, stores_renders: bool) -> CopiedTrial:
+    def _copied(
+        self, scored: ScoredTrial, trial: StoredTrial, objective: Objective, *, stores_renders: bool
+    ) -> CopiedTrial:
         """Return a scored trial as a trial of the new study.
 
         Args:
             trial: the same with the new study's objectives.
+            objective: of the new study.
         """
         return CopiedTrial(
             origin=scored.probe.origin,
@@ -79,6 +82,7 @@ class WarmStart:
             params=scored.probe.params,
             result=TrialResult(
                 objectives=trial.objectives,
+                constrained=trial.constrained,
                 image_scores={name: tuple(map(float, values)) for name, values in scored.scores.by_item.items()},
                 set_scores=dict(scored.scores.by_set),
                 pixels_sha256=scored.pixels_sha256,
@@ -86,6 +90,7 @@ class WarmStart:
                 machine=trial.machine,
                 batch_limits=trial.batch_limits,
             ),
+            constraints=objective.constraints.excesses(trial.constrained),
             files=scored.files,
             renders=scored.renders if stores_renders else {},
             has_contact_sheet=scored.has_contact_sheet,
@@ -94,6 +99,11 @@ class WarmStart:
             started_at=trial.started_at,
             finished_at=trial.finished_at,
         )
+
+
+def _of_new_study(scored: ScoredTrial, objective: Objective) -> StoredTrial:
+    means = scored.scores.means
+    return replace(scored.trial, objectives=objective.values(means), constrained=objective.constraints.known(means))
 
 
 def _with_renders(trials: Sequence[StoredTrial], objective: Objective, keep: str) -> frozenset[int]:

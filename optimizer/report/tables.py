@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from optimizer.report.results import Results
 from optimizer.search.shortlist import by_value
 from optimizer.trial.objective import SINGLE
-from optimizer.trial.verdict import is_surely_worse, suspicion
+from optimizer.trial.verdict import held_out_breach, is_surely_worse, suspicion
 from studies.records.finals import Final
 from studies.records.values import Gain, StoredTrial
 
@@ -101,7 +101,9 @@ def _of_final(results: Results, final: Final) -> Candidates:
                 searched=_named(finalist.in_sample, names),
                 held_out=_named(finalist.held_out, names),
                 values=tuple(finalist.objectives.items()),
-                note=note or (f"looks gamed: {gamed}" if gamed is not None else ""),
+                note=note
+                or held_out_breach(finalist, results.objective)
+                or (f"looks gamed: {gamed}" if gamed is not None else ""),
                 role=results.best.role(finalist.number),
             )
         )
@@ -109,13 +111,14 @@ def _of_final(results: Results, final: Final) -> Candidates:
 
 
 def _candidate(results: Results, trial: StoredTrial) -> FinalistRow:
+    breach = results.objective.constraints.breach(trial.constrained)
     return FinalistRow(
         number=trial.number,
         title=trial.title,
         searched=_named(trial.gains_over_others, results.objective.names),
         held_out=(),
         values=tuple(trial.objectives.items()),
-        note="",
+        note="" if breach is None else f"breaks the constraints: {breach}",
         role=results.best.role(trial.number),
     )
 

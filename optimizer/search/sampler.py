@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,7 @@ from optimizer.search.proposal import Proposal
 from search_spaces.space import SearchSpace
 from studies.errors import SpecError
 from studies.spec.search import SamplerName, SamplerSettings
+from studies.spec.study import StudySpec
 
 SAMPLERS: Mapping[SamplerName, Callable[..., BaseSampler]] = {
     "depth": DepthGPSampler,
@@ -47,6 +48,7 @@ SAMPLERS: Mapping[SamplerName, Callable[..., BaseSampler]] = {
 SINGLE_OBJECTIVE = ("cmaes",)  # samplers that cannot optimise several objectives
 SPLITTING = ("depth",)  # samplers that can split sections, as `granularity: auto` needs
 TEST_TRIALS = 12  # more than samplers draw at random before they begin to model
+UNCONSTRAINED = ("cmaes", "qmc", "random")  # samplers that do not look at constraints
 STATEFUL = ("qmc",)  # samplers that count their proposals in the study, so asking twice gives two proposals
 PROPOSAL_KEY = "mergetune:proposal"
 """System attribute of a trial: the parameters that a stateful sampler proposed, as JSON."""
@@ -126,6 +128,15 @@ def check_options(settings: SamplerSettings, space: SearchSpace, objectives: int
         raise SpecError(f"sampler {settings.name} fails with the options {given}: {error}") from error
     finally:
         optuna.logging.set_verbosity(verbosity)
+
+
+def constraint_notes(spec: StudySpec) -> Iterator[str]:
+    """Yield one line that the sampler does not look at the constraints of a spec; nothing where it does."""
+    if spec.constraints and spec.sampler.name in UNCONSTRAINED:
+        yield (
+            f"constraints: sampler {spec.sampler.name} proposes merges as if there were none; they decide about the "
+            "best trial and the final all the same; use depth, gp, tpe or nsgaii to search within them"
+        )
 
 
 def samples_jointly(settings: SamplerSettings, objectives: int) -> bool:

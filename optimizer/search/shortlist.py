@@ -23,6 +23,8 @@ PosteriorMeans = Mapping[int, float]  # trial number -> posterior mean of an obj
 def by_value(objective: Objective, means: Mapping[str, PosteriorMeans] | None = None) -> Rank:
     """Rank by the objective; several objectives by the distance beyond the plane through the front's extremes.
 
+    Trials that keep the constraints come before those that do not, which are ranked by their violation first.
+
     Args:
         means: objective -> posterior means; a trial without one counts with its observed value.
     """
@@ -33,7 +35,8 @@ def by_value(objective: Objective, means: Mapping[str, PosteriorMeans] | None = 
         ordered = sorted(trials, key=lambda trial: trial.number)
         values = signed_values([_expected(trial, means or {}) for trial in ordered], objective)
         order = np.argsort(-values[:, 0], kind="stable") if values.shape[1] == 1 else knee_order(values)
-        return [ordered[index] for index in order]
+        ranked = [ordered[index] for index in order]
+        return sorted(ranked, key=lambda trial: objective.constraints.violation(trial.constrained))
 
     return rank
 

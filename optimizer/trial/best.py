@@ -6,6 +6,8 @@ Without a final, or where trials have finished since, it is the best observed tr
 Several objectives: the front's knee or, with weights, the member with the largest weighted sum of scaled values. A
 member that surely loses to the better parent in an objective is passed over while another does not. What the final
 says of a member counts more than what the search says.
+
+A trial that breaks the constraints is never the best while there is one that keeps them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,16 @@ from optimizer.trial.front import check_weights, front_order
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials
 from optimizer.trial.repeats import counted_once, final_counted_once
-from optimizer.trial.verdict import better_parent, doubt, is_ahead, is_surely_worse, losses, luck, suspicion
+from optimizer.trial.verdict import (
+    better_parent,
+    doubt,
+    held_out_breach,
+    is_ahead,
+    is_surely_worse,
+    losses,
+    luck,
+    suspicion,
+)
 from studies.records.finals import Final, Finalist, load_final
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
@@ -56,8 +67,8 @@ class Best:
     by: By
     gains: Mapping[str, Gain]  # of the trial over the better parent, by name; a parent has none over itself
     held_out: bool  # whether the gains are those of the final rather than of the search
-    caveat: str | None  # why it, or the best merge where a parent is the best, may be no better than a parent
-    refusal: str | None  # why the merge is exported only if it is asked for: a parent is better, or it failed
+    caveat: str | None  # why it, or the best merge where a parent is the best, may not be what was asked for
+    refusal: str | None  # why the merge is exported only if it is asked for: a parent is better, or it breaks a bound
     passed_over: tuple[StoredTrial, ...] = ()  # better placed members of the front that surely lose to a parent
 
     @property
@@ -116,22 +127,24 @@ def best_of(
     return _best_of_one(members[0], trials, final, objective)
 
 
-def choice_of(final: Final) -> int | None:
+def choice_of(final: Final, objective: Objective) -> int | None:
     """Return the number of the trial that a final of one objective chose: a merge's, or that of the better parent.
 
-    None where neither could be scored there.
+    None where neither could be scored there, or neither keeps the constraints.
     """
     if final.winner is not None and is_ahead(final.winner.held_out[SINGLE]):
         return final.winner.number
-    parent = better_parent(final)
+    parent = better_parent(final, objective)
+    if parent is not None and held_out_breach(parent, objective) is not None:
+        return None if final.winner is None else final.winner.number
     return None if parent is None else parent.number
 
 
-def role_in_final(final: Final, finalist: Finalist) -> str:
+def role_in_final(final: Final, finalist: Finalist, objective: Objective) -> str:
     """Return what a trial is in a final: its choice, the best merge there, or nothing in particular (empty)."""
     if final.winner is None:
         return ""
-    if finalist.number == choice_of(final):
+    if finalist.number == choice_of(final, objective):
         return REASONS["final"].text
     return BEST_MERGE if finalist.chosen else ""
 
@@ -187,6 +200,9 @@ def objections(
 
 def _found(trial: StoredTrial, finalist: Finalist | None, objective: Objective, name: str) -> Iterator[str]:
     """Yield what was found against one merge."""
+    breach = _breach(trial, finalist, objective)
+    if breach is not None:
+        yield f"{name} {breach}"
     against = _refusal(name, finalist, objective.names)
     if against is None and not objective.terms:
         lost = _loss(trial, finalist, objective.names)
@@ -212,16 +228,16 @@ def _best_of_one(
     merges = best_trials([trial for trial in trials if trial.origin.parent is None], objective)
     merge = merges[0] if merges else None
     if final is None:
-        return _observed(observed, merge, None, None)
+        return _observed(observed, merge, objective, None, None)
     doubted = doubt(final, objective)
     if final.is_outdated(trials):
-        return _observed(observed, merge, final, None if doubted is None else f"{doubted} {SINCE}")
+        return _observed(observed, merge, objective, final, None if doubted is None else f"{doubted} {SINCE}")
     by_number = {trial.number: trial for trial in trials}
-    number = choice_of(final)
+    number = choice_of(final, objective)
     chosen = None if number is None else by_number.get(number)
     winner = None if final.winner is None else by_number.get(final.winner.number)
-    if chosen is None:  # neither a merge nor a parent could be scored in the final
-        return _observed(observed, merge, final, doubted)
+    if chosen is None:  # neither a merge nor a parent could be scored in the final, or keeps the constraints there
+        return _observed(observed, merge, objective, final, doubted)
     return Best(
         trial=chosen,
         merge=winner or merge,
@@ -235,10 +251,16 @@ def _best_of_one(
     )
 
 
-def _observed(trial: StoredTrial, merge: StoredTrial | None, final: Final | None, doubted: str | None) -> Best:
+def _observed(
+    trial: StoredTrial, merge: StoredTrial | None, objective: Objective, final: Final | None, doubted: str | None
+) -> Best:
     finalist = _finalist(final, trial)
     gains, held_out = _gains(trial, finalist)
-    lost = _refusal(_called(trial), finalist, (SINGLE,))
+    breach = None if finalist is None else _breach(trial, finalist, objective)
+    lost = _refusal(_called(trial), finalist, (SINGLE,)) if breach is None else f"{_called(trial)} {breach}"
+    unkept = _unkept(trial, merge, objective)
+    if unkept is not None:
+        lost = doubted = unkept
     return Best(
         trial=trial,
         merge=merge,
@@ -262,17 +284,22 @@ def _best_of_front(
         ordered: the members, best placed first.
     """
     names = [name for name in objective.names if weights is None or weights.get(name)]
-    found = {trial.number: _loss(trial, _finalist(final, trial), names) for trial in ordered}
+    finalists = {trial.number: _finalist(final, trial) for trial in ordered}
+    found = {
+        trial.number: _breach(trial, finalists[trial.number], objective) or _loss(trial, finalists[trial.number], names)
+        for trial in ordered
+    }
     sound = [trial for trial in ordered if found[trial.number] is None]
     trial = (sound or ordered)[0]
     merge = next((each for each in (*sound, *ordered) if each.origin.parent is None), None)
-    finalist = _finalist(final, trial)
+    finalist = finalists[trial.number]
     gains, held_out = _gains(trial, finalist)
-    lost = _refusal(_called(trial), finalist, names)
+    unkept = _unkept(trial, merge, objective)
+    lost = unkept or _refusal(_called(trial), finalist, names)
     caveat = lost
-    if not sound:
+    if unkept is None and not sound:
         caveat = f"every member of the front loses somewhere: trial {trial.number} {found[trial.number]}"
-    elif merge is not None and found[merge.number] is not None:  # the best is a parent
+    elif unkept is None and merge is not None and found[merge.number] is not None:  # the best is a parent
         caveat = f"the {BEST_MERGE} of the front, trial {merge.number}, {found[merge.number]}"
     by: By = "knee" if weights is None else "weights"
     return Best(
@@ -294,6 +321,28 @@ def _loss(trial: StoredTrial, finalist: Finalist | None, names: Sequence[str]) -
     gains, held_out = _gains(trial, finalist)
     lost = [name for name in names if name in gains and is_surely_worse(gains[name])]
     return f"surely loses {losses(gains, lost)}{' in the final' if held_out else ''}" if lost else None
+
+
+# ------------------------------------------------------------------------------------------- constraints
+
+
+def _unkept(trial: StoredTrial, merge: StoredTrial | None, objective: Objective) -> str | None:
+    """Say that no trial, or no merge, keeps the constraints, and which comes nearest; None where one does."""
+    breach = objective.constraints.breach(trial.constrained)
+    if breach is not None:
+        return f"no trial keeps the constraints; {_called(trial)} comes nearest: {breach}"
+    breach = None if merge is None else objective.constraints.breach(merge.constrained)
+    if merge is None or breach is None:
+        return None
+    return f"no merge keeps the constraints; {_called(merge)} comes nearest: {breach}"
+
+
+def _breach(trial: StoredTrial, finalist: Finalist | None, objective: Objective) -> str | None:
+    """Say which constraints a trial breaks, in the final if it was judged there; None where it keeps them all."""
+    if finalist is not None and finalist.failure is None:
+        return held_out_breach(finalist, objective)
+    breach = objective.constraints.breach(trial.constrained)
+    return None if breach is None else f"breaks the constraints: {breach}"
 
 
 # ------------------------------------------------------------------------------------------- what the final says

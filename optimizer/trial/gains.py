@@ -21,7 +21,7 @@ from scipy import stats
 from optimizer.trial.objective import SINGLE, Objective, Scores, Term
 from optimizer.trial.weighted import Spread, grouped, plain_values, spread, unseen_share, weighted_mean
 from scorers.protocol import ScorerInfo
-from studies.records.values import Gain
+from studies.records.values import Gain, Mean
 
 CONFIDENCE = 0.95
 RESAMPLES = 200  # of the bootstrap
@@ -160,6 +160,13 @@ def _unseen(seen: list[int], whole: Evidence, scorer: str) -> float:
     known = np.full(whole.items, np.nan)
     known[seen] = values[seen]
     return unseen_share(known, values, None if is_set else scores.weights)
+
+
+def score_mean(one: Evidence, scorer: str) -> Mean:
+    """Return the mean of a scorer over its items, or the score of a set, with its interval."""
+    value, error = one.scores.means[scorer], _error(((one, 1.0),), (Term(scorer, 1.0),))
+    low, high = (None, None) if error is None else _interval(value, error, CONFIDENCE)
+    return Mean(value=value, low=low, high=high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

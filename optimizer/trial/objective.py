@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.trial.constraints import UNCONSTRAINED, Constraints
 from optimizer.trial.weighted import weighted_mean
 from scorers.protocol import Direction, ScorerInfo
 from studies.spec.study import StudySpec
@@ -30,23 +31,25 @@ class Term:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """The number, or numbers, that the search maximises or minimises."""
+    """The number, or numbers, that the search maximises or minimises among the trials that keep the constraints."""
 
     names: tuple[str, ...]  # ("objective",), or the scorers of a multi-objective study
     directions: tuple[Direction, ...]
     terms: tuple[Term, ...]  # of the single number; empty if there are several objectives
+    constraints: Constraints = UNCONSTRAINED
 
     @classmethod
     def of(cls, spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> Objective:
         """Work out the objective of a spec, whose scorers `infos` describes."""
+        constraints = Constraints.of(spec)
         if spec.objectives is not None:
             directions = tuple(infos[name].direction for name in spec.objectives)
-            return cls(names=spec.objectives, directions=directions, terms=())
+            return cls(names=spec.objectives, directions=directions, terms=(), constraints=constraints)
         terms = []
         for name, term in spec.terms.items():
             sign = 1.0 if infos[name].direction == "maximize" else -1.0
             terms.append(Term(name, sign * term.weight / (term.unit or infos[name].unit)))
-        return cls(names=(SINGLE,), directions=("maximize",), terms=tuple(terms))
+        return cls(names=(SINGLE,), directions=("maximize",), terms=tuple(terms), constraints=constraints)
 
     def values(self, means: Mapping[str, float]) -> dict[str, float]:
         """Compute the objective values, in order, from the mean of each scorer."""

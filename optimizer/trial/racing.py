@@ -14,9 +14,15 @@ every look, so each look takes an equal share of the error e = 1 - confidence (B
 the incumbent thus renders the full suite with at least the requested confidence. If its differences have a long upper
 tail (it is much better on a few prompts only), the probability is somewhat lower, as with any t-test.
 
-The search is told the incumbent's objective plus the mean difference as a stopped trial's objective. The trial's plain
-mean would be misleading, because prompts differ far more from each other than two merges do on the same prompt. The
-trial is not reported as pruned, because samplers learn nothing from pruned trials. It can never be the best.
+A trial that surely breaks a constraint is stopped as well: the mean of a scorer over the whole suite is estimated as
+the incumbent's plus the mean difference, and the same interval of it must reach the bound. Each look's share of the
+error is then divided among the objective and the bounds. Where the incumbent itself is not feasible, no trial is
+stopped for being behind it.
+
+The search is told the incumbent's objective plus the mean difference as a stopped trial's objective, and the means that
+constraints are on likewise. The trial's plain mean would be misleading, because prompts differ far more from each other
+than two merges do on the same prompt. The trial is not reported as pruned, because samplers learn nothing from pruned
+trials. It can never be the best.
 
 Paired comparisons over a fixed order of instances: Birattari et al. 2002, "A Racing Algorithm for Configuring
 Metaheuristics". Here there is a single opponent, and intervals replace the rank test.
@@ -28,8 +34,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from optimizer.trial.constraints import UNCONSTRAINED, Bound, Constraints
 from optimizer.trial.gains import Evidence, difference, difference_interval, unseen
-from optimizer.trial.objective import SINGLE, Term
+from optimizer.trial.objective import SINGLE, Objective, Term
 from studies.records.values import StoredTrial
 from studies.spec.search import RacingSettings
 
@@ -47,33 +54,66 @@ class Race:
     terms: tuple[Term, ...]  # of the objective
     confidence: float  # probability that a trial as good as the incumbent passes all looks
     looks: int  # comparisons before the last stage
+    constraints: Constraints = UNCONSTRAINED
 
     @classmethod
     def against(
-        cls, incumbent: StoredTrial, evidence: Evidence, terms: tuple[Term, ...], settings: RacingSettings, stages: int
+        cls, incumbent: StoredTrial, evidence: Evidence, objective: Objective, settings: RacingSettings, stages: int
     ) -> Race:
         """Set up a race against a stored trial, in a suite of `stages` stages."""
         return cls(
             incumbent=incumbent.number,
             objective=incumbent.objectives[SINGLE],
             evidence=evidence,
-            terms=terms,
+            terms=objective.terms,
             confidence=settings.confidence,
             looks=stages - 1,
+            constraints=objective.constraints,
         )
 
     def goes_on(self, items: Sequence[int], trial: Evidence) -> bool:
-        """Return whether the trial may still be as good as the incumbent, by its evidence of these items."""
-        incumbent = self.evidence.part(items)
-        if not trial.knows(self.terms):  # a scorer looks at none of these items
+        """Return whether the trial may still be the best, by its evidence of these items."""
+        if any(self._surely_breaks(bound, items, trial) for bound in self.constraints.bounds):
+            return False
+        if not self.constraints.keeps(self.evidence.scores.means):
             return True
-        error = (1 - self.confidence) / self.looks  # one-sided, of one look
-        _, high = difference_interval(trial, incumbent, self.terms, 1 - 2 * error)
-        if high is None:
-            return True
-        value = difference(trial, incumbent, self.terms)
-        return value + (high - value) * math.sqrt(unseen(items, self.evidence, self.terms)) >= 0
+        return self._most(items, trial, self.terms) >= 0
 
     def estimate(self, items: Sequence[int], trial: Evidence) -> float:
         """Estimate the trial's objective over the whole suite from these items."""
         return self.objective + difference(trial, self.evidence.part(items), self.terms)
+
+    def estimate_constrained(self, items: Sequence[int], trial: Evidence) -> dict[str, float]:
+        """Estimate the means that constraints are on over the whole suite from these items.
+
+        A scorer that looks at none of these items keeps the incumbent's mean.
+        """
+        means, part = self.evidence.scores.means, self.evidence.part(items)
+        terms = {name: (Term(name, 1.0),) for name in self.constraints.scorers}
+        return {
+            name: means[name] + (difference(trial, part, term) if trial.knows(term) else 0.0)
+            for name, term in terms.items()
+        }
+
+    def _surely_breaks(self, bound: Bound, items: Sequence[int], trial: Evidence) -> bool:
+        """Return whether the trial's mean over the whole suite is surely on the wrong side of a bound."""
+        terms = (Term(bound.scorer, bound.sign),)
+        most = bound.sign * self.evidence.scores.means[bound.scorer] + self._most(items, trial, terms)
+        return most < bound.sign * bound.value
+
+    def _most(self, items: Sequence[int], trial: Evidence, terms: tuple[Term, ...]) -> float:
+        """Return the upper end of the trial's difference from the incumbent over the whole suite; infinite if unknown.
+
+        Args:
+            terms: of what is compared, in which more is better.
+        """
+        if not trial.knows(terms):  # a scorer looks at none of these items
+            return math.inf
+        incumbent = self.evidence.part(items)
+        tests = self.looks * (1 + len(self.constraints.bounds))
+        error = (1 - self.confidence) / tests  # one-sided, of one test
+        _, high = difference_interval(trial, incumbent, terms, 1 - 2 * error)
+        if high is None:
+            return math.inf
+        value = difference(trial, incumbent, terms)
+        return value + (high - value) * math.sqrt(unseen(items, self.evidence, terms))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from optimizer.trial.constraints import nearest
 from optimizer.trial.objective import Objective
 from studies.records.values import Gain, StoredTrial
 
@@ -21,9 +22,10 @@ def complete_parents(trials: Sequence[StoredTrial]) -> dict[str, StoredTrial]:
 def best_trials(trials: Sequence[StoredTrial], objective: Objective) -> list[StoredTrial]:
     """Return the best trial of the full suite, or the Pareto front of several objectives.
 
-    Ties go to the earlier trial.
+    It is chosen among the feasible trials; where there is none, among those that come nearest to it. Ties go to the
+    earlier trial.
     """
-    complete = [trial for trial in trials if trial.is_whole]
+    complete = eligible([trial for trial in trials if trial.is_whole], objective)
     if len(objective.names) == 1:
         return sorted(complete, key=lambda trial: (-_signed(trial, objective)[0], trial.number))[:1]
     front: list[StoredTrial] = []
@@ -33,11 +35,25 @@ def best_trials(trials: Sequence[StoredTrial], objective: Objective) -> list[Sto
     return front
 
 
-def best_gains(trials: Iterable[StoredTrial]) -> dict[str, Gain]:
-    """Map each objective to the best gain over the better parent, of all trials of the full suite but the parents."""
+def eligible(trials: Sequence[StoredTrial], objective: Objective) -> list[StoredTrial]:
+    """Return the trials that are feasible; where none is, those that come nearest to it."""
+    found = nearest([trial.constrained for trial in trials], objective.constraints)
+    return [trials[index] for index in found]
+
+
+def is_feasible(trial: StoredTrial, objective: Objective) -> bool:
+    """Return whether a trial keeps every constraint; one that was stopped, as far as is known of it."""
+    return objective.constraints.keeps(trial.constrained)
+
+
+def best_gains(trials: Iterable[StoredTrial], objective: Objective) -> dict[str, Gain]:
+    """Map each objective to the best gain over the better parent, of all feasible trials but the parents.
+
+    Those that racing stopped do not count.
+    """
     best: dict[str, Gain] = {}
     for trial in trials:
-        if trial.is_whole and trial.origin.parent is None:
+        if trial.is_whole and trial.origin.parent is None and is_feasible(trial, objective):
             for name in trial.objectives.keys() & trial.gains.keys():
                 best[name] = max(best.get(name, trial.gains[name]), trial.gains[name], key=lambda gain: gain.value)
     return best
@@ -48,11 +64,25 @@ def stopped_after(trial: StoredTrial, items: int) -> str:
     return f"stopped after {trial.rendered} of {items} images" if trial.estimated else ""
 
 
-def would_be_best(values: Mapping[str, float], trials: Sequence[StoredTrial], objective: Objective) -> bool:
-    """Return whether a new trial with these objective values would be among the best."""
+def would_be_best(
+    values: Mapping[str, float],
+    trials: Sequence[StoredTrial],
+    objective: Objective,
+    constrained: Mapping[str, float] | None = None,
+) -> bool:
+    """Return whether a new trial with these objective values would be among the best.
+
+    Args:
+        constrained: its mean of every scorer that has a constraint.
+    """
     candidate = _signed_values(values, objective)
-    complete = [_signed(trial, objective) for trial in trials if trial.is_whole]
-    return not any(all(theirs >= ours for theirs, ours in zip(other, candidate, strict=True)) for other in complete)
+    before = eligible([trial for trial in trials if trial.is_whole], objective)
+    violation = objective.constraints.violation(constrained or {})
+    least = min((objective.constraints.violation(trial.constrained) for trial in before), default=violation)
+    if violation != least:
+        return violation < least
+    others = (_signed(trial, objective) for trial in before)
+    return not any(all(theirs >= ours for theirs, ours in zip(other, candidate, strict=True)) for other in others)
 
 
 def _signed(trial: StoredTrial, objective: Objective) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from optimizer.trial.constraints import Bound, feasible_or_all
 from optimizer.trial.objective import SINGLE, Objective
 from studies.records.finals import Final, Finalist
 from studies.records.values import Gain
@@ -32,9 +33,14 @@ def doubt(final: Final, objective: Objective) -> str | None:
     if not objective.terms:
         return None
     if final.winner is None:
+        if any(candidate.failure is None for candidate in final.candidates):
+            return f"in the final no merge keeps the constraints ({objective.constraints.in_words()})"
         return "every merge failed in the final, so none is known to be better than a parent"
     gain = final.winner.held_out[SINGLE]
     if not is_ahead(gain):
+        parent = better_parent(final, objective)
+        if parent is not None and (breach := held_out_breach(parent, objective)) is not None:
+            return f"in the final parent {gain.parent} is ahead of it, but {breach}"
         return f"in the final no merge beats parent {gain.parent}: parent {gain.parent} is the better model"
     return luck(gain, f"trial {final.winner.number}")
 
@@ -50,12 +56,15 @@ def luck(gain: Gain, name: str) -> str | None:
     return f"in the final the interval of {name}'s gain over parent {gain.parent} includes 0, so it may be luck"
 
 
-def better_parent(final: Final) -> Finalist | None:
+def better_parent(final: Final, objective: Objective) -> Finalist | None:
     """Return the parent that is better in the objective of a final; None where none could be scored there.
 
-    It is the one that the winner is compared with. Where every merge failed, ties go to the earlier parent.
+    It is the one that the winner is compared with. Where no merge could be chosen, ties go to the earlier parent, and
+    one that breaks the constraints comes after one that keeps them.
     """
-    known = [parent for parent in final.parents if SINGLE in parent.objectives]
+    scored = {parent.origin.name: parent for parent in final.parents if SINGLE in parent.objectives}
+    means = {letter: parent.constrained_means for letter, parent in scored.items()}
+    known = [scored[letter] for letter in feasible_or_all(means, objective.constraints)]
     if final.winner is not None:
         against = final.winner.held_out[SINGLE].parent
         return next((parent for parent in known if parent.origin.parent == against), None)
@@ -84,11 +93,39 @@ def suspicion(candidate: Finalist, objective: Objective) -> str | None:
     return f"the objective gains while it surely loses {losses(candidate.held_out, lost)}"
 
 
+def held_out_breach(finalist: Finalist, objective: Objective) -> str | None:
+    """Say which constraints a trial breaks in the final, with the interval; None where it keeps them all."""
+    broken = objective.constraints.broken(finalist.constrained_means)
+    if not broken:
+        return None
+    return f"breaks the constraints in the final: {', '.join(_held_out(finalist, bound) for bound in broken)}"
+
+
+def held_out_constraints(finalist: Finalist, objective: Objective) -> str | None:
+    """Say how far inside the constraints a trial is in the final, with intervals; None where there are none."""
+    told = [
+        _held_out(finalist, bound) for bound in objective.constraints.bounds if bound.scorer in finalist.constrained
+    ]
+    return ", ".join(told) or None
+
+
+def _held_out(finalist: Finalist, bound: Bound) -> str:
+    """Return a mean with its interval and its bound: `fidelity 0.83 (0.79 to 0.87; at least 0.8, not surely)`."""
+    mean, limit = finalist.constrained[bound.scorer], bound.words.removeprefix(f"{bound.scorer} ")
+    if mean.low is None or mean.high is None:
+        return f"{bound.scorer} {mean.value:.4g} ({limit})"
+    surely = "" if (bound.excess(mean.low) <= 0) == (bound.excess(mean.high) <= 0) else ", not surely"
+    return f"{bound.scorer} {mean.value:.4g} ({mean.low:.4g} to {mean.high:.4g}; {limit}{surely})"
+
+
 def flaws(final: Final, objective: Objective) -> Iterator[str]:
-    """Yield what failed in a final, then which candidates look gamed; one line each."""
+    """Yield what failed in a final, who breaks the constraints there, and which candidates look gamed; a line each."""
     for finalist in final.finalists:
         if finalist.failure is not None:
             yield f"trial {finalist.number} ({finalist.origin}) failed in the final: {finalist.failure}"
+    for candidate in final.candidates:
+        if (breach := held_out_breach(candidate, objective)) is not None:
+            yield f"trial {candidate.number} {breach}"
     for candidate in final.candidates:
         if (reason := suspicion(candidate, objective)) is not None:
             yield f"trial {candidate.number} looks gamed: {reason}"

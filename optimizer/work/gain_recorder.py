@@ -10,6 +10,7 @@ from optimizer.errors import OptimizerError, StorageError
 from optimizer.observe.trial_notes import trial_note
 from optimizer.runtime.plan import Plan
 from optimizer.search.depth.ties import Split, split_of
+from optimizer.trial.constraints import feasible_or_all
 from optimizer.trial.gains import Evidence, gains, standard_errors
 from optimizer.trial.objective import Scores
 from optimizer.trial.ranking import parent_trials
@@ -60,7 +61,7 @@ class GainRecorder:
         return trial
 
     def fill_gains(self, current: int | None = None) -> None:
-        """Compare every finished trial with the parents, as soon as all parents have ended.
+        """Compare every finished trial with the feasible parents, or all where none is, once all parents have ended.
 
         Args:
             current: the trial whose note is written later.
@@ -77,7 +78,9 @@ class GainRecorder:
         finished = {letter: trial for letter, trial in parents.items() if trial.state == "complete"}
         if not finished:
             return
-        evidence = {letter: self.known_evidence(trial) for letter, trial in finished.items()}
+        means = {letter: trial.constrained for letter, trial in finished.items()}
+        compared = feasible_or_all(means, self._objective.constraints)
+        evidence = {letter: self.known_evidence(finished[letter]) for letter in compared}
         for trial in trials:
             if trial.state == "complete" and not trial.gains:
                 items = list(range(len(self._plan.spec.suite.items())))

@@ -33,10 +33,10 @@ class Retention:
         self._objective, self._cached_trials, self._retry = objective, cached_trials, retry
         self._keep = records.study.spec.render.keep
 
-    def stores(self, objectives: Mapping[str, float], *, is_parent: bool) -> bool:
-        """Return whether the renders of a trial with these objectives are written."""
+    def stores(self, objectives: Mapping[str, float], constrained: Mapping[str, float], *, is_parent: bool) -> bool:
+        """Return whether the renders of a trial with these objectives and constrained means are written."""
         if self._keep == "best" and not is_parent:
-            return would_be_best(objectives, self._cached_trials.trials(), self._objective)
+            return would_be_best(objectives, self._cached_trials.trials(), self._objective, constrained)
         return self._keep != "none"
 
     def remove_unwanted(self) -> None:

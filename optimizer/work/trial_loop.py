@@ -212,7 +212,8 @@ class TrialLoop:
             return False
         trial = self._retry(lambda: self._recorder.settle(claimed.trial))
         self._retry(lambda: self._latest.draw(self._cached_trials.trials()))
-        self._retry(lambda: self._reporter.report(TrialEnded.of(trial)))
+        breach = self._runtime.objective.constraints.breach(trial.constrained)
+        self._retry(lambda: self._reporter.report(TrialEnded.of(trial, breach)))
         return True
 
     def _evaluate(self, claimed: ClaimedTrial) -> bool:
@@ -243,7 +244,7 @@ class TrialLoop:
         if not best:
             return None
         stages = len(self._runtime.evaluator.renderer.stages)
-        return Race.against(best[0], self._gains.known_evidence(best[0]), objective.terms, settings, stages)
+        return Race.against(best[0], self._gains.known_evidence(best[0]), objective, settings, stages)
 
     def _require_parents(self) -> None:
         """Refuse to go on where every parent failed, or one whose own weights are broken: so is every merge with it.

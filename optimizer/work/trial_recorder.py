@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
@@ -28,6 +29,15 @@ from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial, TrialResult
 from studies.spec.published.render_texts import merge_name, render_texts
 from studies.spec.suite import SuiteItem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    """What the search is told of a trial."""
+
+    objectives: Mapping[str, float]
+    constrained: Mapping[str, float]  # scorer that has a constraint -> its mean
+    incumbent: int | None = None  # the trial against which both were estimated; None if they were not
 
 
 class TrialRecorder:
@@ -123,13 +133,14 @@ class TrialRecorder:
     def _store(self, claimed: ClaimedTrial, evaluation: Evaluation, race: Race | None, started: float) -> bool:
         files = self._files(claimed)
         sheet_id = files.save_sheet(self._contact_sheet(claimed, evaluation))
-        objectives, incumbent = self._objectives(evaluation, race)
-        renders = self._save_renders(claimed, files, evaluation, objectives)
+        outcome = self._outcome(evaluation, race)
+        renders = self._save_renders(claimed, files, evaluation, outcome)
         if evaluation.features:
             files.save_features({name: feature.numpy() for name, feature in evaluation.features.items()})
         other = time.perf_counter() - started - sum(evaluation.seconds.values())
         result = TrialResult(
-            objectives=objectives,
+            objectives=outcome.objectives,
+            constrained=outcome.constrained,
             items=evaluation.items,
             image_scores={name: tuple(map(float, values)) for name, values in evaluation.scores.by_item.items()},
             set_scores=dict(evaluation.scores.by_set),
@@ -139,15 +150,15 @@ class TrialRecorder:
             machine=self._describe_machine(),
             batch_limits=evaluation.batch_limits,
             contact_sheet=sheet_id,
-            incumbent=incumbent,
+            incumbent=outcome.incumbent,
         )
         return stored_trials.finish_trial(self._records, claimed.number, claimed.worker_id, result)
 
     def _save_renders(
-        self, claimed: ClaimedTrial, files: TrialFiles, evaluation: Evaluation, objectives: Mapping[str, float]
+        self, claimed: ClaimedTrial, files: TrialFiles, evaluation: Evaluation, outcome: _Outcome
     ) -> dict[int, str]:
         """Write the renders, and return item -> name of its PNG in the store; empty where none are to be written."""
-        if not self._retention.stores(objectives, is_parent=claimed.is_parent):
+        if not self._retention.stores(outcome.objectives, outcome.constrained, is_parent=claimed.is_parent):
             return {}
         suite, name = self._records.study.spec.suite, merge_name(self._records.study.name, claimed.number)
         renders = [
@@ -160,12 +171,18 @@ class TrialRecorder:
         ]
         return dict(zip(evaluation.items, files.save_renders(renders), strict=True))
 
-    def _objectives(self, evaluation: Evaluation, race: Race | None) -> tuple[dict[str, float], int | None]:
-        """Return objectives for the search, and the trial against which they were estimated; None if they were not."""
+    def _outcome(self, evaluation: Evaluation, race: Race | None) -> _Outcome:
         if race is None or len(evaluation.items) == len(self._items):
-            return self._objective.values(evaluation.scores.means), None
+            means = evaluation.scores.means
+            return _Outcome(
+                objectives=self._objective.values(means), constrained=self._objective.constraints.known(means)
+            )
         evidence = self._gains.evidence(evaluation.scores, evaluation.features)
-        return {SINGLE: race.estimate(evaluation.items, evidence)}, race.incumbent
+        return _Outcome(
+            objectives={SINGLE: race.estimate(evaluation.items, evidence)},
+            constrained=race.estimate_constrained(evaluation.items, evidence),
+            incumbent=race.incumbent,
+        )
 
     def _contact_sheet(self, claimed: ClaimedTrial, evaluation: Evaluation) -> Image:
         rendered = len(evaluation.items)
@@ -188,4 +205,8 @@ class TrialRecorder:
         else:
             state = TrialState.COMPLETE
             values = [stored.objectives[name] for name in self._objective.names]
+        told = trial.constraints  # by the last attempt, which was cut off
+        for name, excess in self._objective.constraints.excesses(stored.constrained).items():
+            if name not in told:
+                trial.set_constraint(name, excess)
         self._records.database.storage.set_trial_state_values(trial._trial_id, state, values)  # noqa: SLF001

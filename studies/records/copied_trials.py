@@ -34,6 +34,7 @@ class CopiedTrial:
     recipe: Recipe
     params: Mapping[str, float] | None  # None: outside the search space
     result: TrialResult  # without files and contact sheet
+    constraints: Mapping[str, float] = field(default_factory=dict)  # as Optuna takes them
     files: TrialFiles  # of the other study
     renders: Mapping[int, str] = field(default_factory=dict)  # item -> file of a render that is copied
     has_contact_sheet: bool = False  # which is then copied
@@ -82,9 +83,11 @@ class CopiedTrials:
     def _frozen(self, number: int, copied: CopiedTrial, key: str) -> FrozenTrial:
         """Return the trial as a worker tells it. A merge outside the space has no parameters to learn from."""
         attached = sheet_attributes(self._files(key, number).sheet_id, number) if copied.has_contact_sheet else None
+        constraints = dict(copied.constraints)
         if copied.params is None:
-            return create_trial(state=TrialState.PRUNED, system_attrs=attached)
+            return create_trial(state=TrialState.PRUNED, system_attrs=attached, constraints=constraints)
         return create_trial(
+            constraints=constraints,
             values=list(copied.result.objectives.values()),
             params=dict(copied.params),
             distributions=self._distributions,

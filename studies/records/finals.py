@@ -14,7 +14,7 @@ from studies.records.database import now
 from studies.records.origins import Origin
 from studies.records.stored_json import explained_row, mapping
 from studies.records.study_records import StudyRecords
-from studies.records.values import Gain, StoredStudy, StoredTrial
+from studies.records.values import Gain, Mean, StoredStudy, StoredTrial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +27,16 @@ class Finalist:
     image_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Scorer -> value per held-out item; NaN where it leaves one out."""
     set_scores: Mapping[str, float] = field(default_factory=dict)
+    constrained: Mapping[str, Mean] = field(default_factory=dict)  # scorer that has a constraint -> its held-out mean
     in_sample: Mapping[str, Gain] = field(default_factory=dict)  # as during the search
     held_out: Mapping[str, Gain] = field(default_factory=dict)  # empty for parents
     chosen: bool = False
     failure: str | None = None  # why it has no scores
+
+    @property
+    def constrained_means(self) -> dict[str, float]:
+        """Scorer that has a constraint -> its held-out mean."""
+        return {name: mean.value for name, mean in self.constrained.items()}
 
     @property
     def is_parent(self) -> bool:
@@ -92,6 +98,7 @@ def _row(study: StoredStudy, final: Final, position: int, finalist: Finalist) ->
             for name, values in finalist.image_scores.items()
         },
         "set_scores": dict(finalist.set_scores),
+        "constrained": {name: [mean.value, mean.low, mean.high] for name, mean in finalist.constrained.items()},
         "in_sample": _plain(finalist.in_sample),
         "held_out": _plain(finalist.held_out),
         "chosen": finalist.chosen,
@@ -129,6 +136,9 @@ def _finalist(row: sa.Row[Any]) -> Finalist:
             for name, values in mapping(row.image_scores).items()
         },
         set_scores=mapping(row.set_scores),
+        constrained={
+            name: Mean(value=value, low=low, high=high) for name, (value, low, high) in mapping(row.constrained).items()
+        },
         in_sample=_gains(mapping(row.in_sample)),
         held_out=_gains(mapping(row.held_out)),
         chosen=row.chosen,

@@ -80,6 +80,7 @@ def columns_of_result(result: TrialResult) -> dict[str, Any]:
     return {
         "state": "complete",
         "objectives": dict(result.objectives),
+        "constrained": dict(result.constrained),
         "seconds": dict(result.seconds),
         "machine": dict(result.machine),
         "batch_limits": limits_to_json(result.batch_limits),
@@ -191,6 +192,7 @@ def _well_formed(row: Row[Any]) -> StoredTrial:
         reason=row.reason,
         failure=row.failure,
         objectives=mapping(row.objectives),
+        constrained=mapping(row.constrained),
         gains=gains,
         errors=mapping(row.errors),
         seconds=mapping(row.seconds),

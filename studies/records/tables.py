@@ -80,6 +80,7 @@ trials = Table(
     Column("reason", Text),  # why it failed, as one line
     Column("failure", String(20)),  # what kind of reason it is: a FailureKind
     Column("objectives", JSON),  # name -> value, which Optuna gets as well
+    Column("constrained", JSON),  # scorer that has a constraint -> its mean, that of a stopped trial estimated
     Column("gains", JSON),  # name -> [gain over the better parent, low, high of its 95 % interval, the parent's letter]
     Column("errors", JSON),  # name -> standard error of the objective or score over the suite's items
     Column("seconds", JSON),  # stage -> seconds
@@ -123,6 +124,7 @@ finals = Table(
     Column("objectives", JSON, nullable=False),  # name -> value on the held-out suite
     Column("image_scores", JSON, nullable=False),  # scorer -> value per item of the held-out suite, or null
     Column("set_scores", JSON, nullable=False),
+    Column("constrained", JSON),  # scorer that has a constraint -> [mean, low, high of its 95 % interval]
     Column("in_sample", JSON, nullable=False),  # gains during the search, as in mergetune_trials
     Column("held_out", JSON, nullable=False),  # gains on the held-out suite
     Column("chosen", Boolean, nullable=False),

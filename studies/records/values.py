@@ -62,10 +62,20 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """The mean of a scorer over the suite's items, with its 95 % interval; `low` and `high` are None as in a gain."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
     """What the evaluation of one recipe gave. It is stored whole or not at all."""
 
     objectives: Mapping[str, float]  # name -> value, which Optuna gets as well, in the study's order
+    constrained: Mapping[str, float] = field(default_factory=dict)  # scorer that has a constraint -> its mean
     items: tuple[int, ...] | None = None  # of the suite that were rendered, in their order; None: all
     image_scores: Mapping[str, tuple[float, ...]]  # scorer -> one value per item; NaN where it leaves one out
     set_scores: Mapping[str, float]
@@ -103,6 +113,7 @@ class StoredTrial:
     failure: FailureKind | None = None  # what kind of reason it is
     batch_limits: tuple[BatchLimit, ...] = ()  # that it was rendered with
     source: str | None = None  # "STUDY trial 12" where it was copied from, with its scores
+    constrained: Mapping[str, float] = field(default_factory=dict)  # scorer that has a constraint -> its mean
 
     @property
     def recipe(self) -> Recipe:

@@ -143,6 +143,7 @@ def _copied(records: StudyRecords, artifacts: Artifacts, trial: StoredTrial, tol
         params=told.params or None,
         result=TrialResult(
             objectives=trial.objectives,
+            constrained=trial.constrained,
             image_scores={name: tuple(map(float, values)) for name, values in by_item.items()},
             set_scores=dict(by_set),
             pixels_sha256=tuple(render.pixels_sha256 for render in renders),
@@ -150,6 +151,7 @@ def _copied(records: StudyRecords, artifacts: Artifacts, trial: StoredTrial, tol
             machine=trial.machine,
             batch_limits=trial.batch_limits,
         ),
+        constraints=told.constraints,
         files=files,
         renders={item: file for item, file in files_of(renders).items() if file in present},
         has_contact_sheet=trial.contact_sheet is not None and SHEET in present,

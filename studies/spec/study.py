@@ -25,6 +25,7 @@ from studies.errors import RecipeError, SpecError
 from studies.recipe.blueprint import slots_of
 from studies.recipe.recipe import DRAWS, LETTERS, DrawsName, Operation, check_operations
 from studies.recipe.steps import StepSettings, operations_of
+from studies.spec.constraints import ConstraintSettings, check_constraints
 from studies.spec.final import FinalSettings
 from studies.spec.former import as_now
 from studies.spec.rendering import ExportSettings, RenderSettings
@@ -93,6 +94,7 @@ class StudySpec(FrozenSettings):
     scorers: Mapping[str, ScorerEntry]
     objective: Mapping[str, ObjectiveTerm] | None = None
     objectives: tuple[str, ...] | None = None
+    constraints: Mapping[str, ConstraintSettings] = Field(default_factory=dict)  # scorer -> what its mean keeps to
     probes: ProbeSettings = ProbeSettings()
     warm_start: WarmStartSettings | None = None
     sampler: SamplerSettings = SamplerSettings()
@@ -203,6 +205,12 @@ class StudySpec(FrozenSettings):
         if self.objective is not None and not self.objective:
             msg = "`objective` is empty: name at least one scorer, or leave the key out to use them all"
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _constraints_fit(self, info: ValidationInfo) -> Self:
+        if _is_read_from_file(info):  # of a plug-in whose range has changed since, a stored study keeps its own
+            check_constraints(self.constraints, self.infos)
         return self
 
     @field_validator("final")

@@ -18,7 +18,7 @@ from optimizer.trial.best import role_in_final
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.repeats import note_of_repeats
-from optimizer.trial.verdict import flaws
+from optimizer.trial.verdict import flaws, held_out_breach, held_out_constraints
 from studies.files.artifacts import RenderFile, render_file
 from studies.records.finals import Final, lacks_final, store_final
 from studies.records.stored_trials import load_trials
@@ -116,7 +116,7 @@ def _save_sheet(
     by_number = {trial.number: trial for trial in trials}
     for finalist in final.finalists:
         if finalist.number in pictures:
-            trial, role = by_number[finalist.number], role_in_final(final, finalist)
+            trial, role = by_number[finalist.number], role_in_final(final, finalist, objective)
             heading = column_heading(stored, trial, finalist.held_out, objective, role)
             columns.append((heading, pictures[finalist.number]))
     captions = row_captions(stored.spec.held_out.items())
@@ -207,8 +207,10 @@ def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Repo
     for candidate in final.candidates:
         cells = [_cell(candidate.in_sample, names), _cell(candidate.held_out, names)]
         cells += [_cell(candidate.held_out, (name,)) for name in scorers]
-        role = role_in_final(final, candidate)
+        role = role_in_final(final, candidate, objective)
         state = "failed" if candidate.failure is not None else f"[bold]{role}[/]" if role else ""
+        if held_out_breach(candidate, objective) is not None:
+            state = "breaks the constraints"
         table.add_row(str(candidate.number), escaped(str(candidate.origin)), *cells, state)
     return table
 
@@ -240,6 +242,8 @@ def _found(records: StudyRecords, final: Final, objective: Objective) -> Iterato
         gain, among = winner.held_out[SINGLE], counted(len(final.candidates), "candidate")
         gained = f"held-out gain: objective {gain_text(gain)} over parent {gain.parent}"
         yield f"{gained}, of trial {winner.number}, the best of {among}"
+        if (kept := held_out_constraints(winner, objective)) is not None:
+            yield f"trial {winner.number} keeps the constraints in the final: {kept}"
     elif not objective.terms:
         command = advised(f'export "{records.study.name}" --trial N', records.database.url)
         yield f"several objectives have no single winner: choose a trial with `{command}`"

@@ -52,5 +52,7 @@ def print_choice(trials: Sequence[StoredTrial], objective: Objective, best: Best
     by = {"knee": " by its knee", "weights": " by these weights"}.get(best.by, "")
     rest = f"; choose another with --trial: {others}" if others else ""
     over = ", ".join(str(trial.number) for trial in best.passed_over)
-    passed = f"; passed over, as they surely lose to the better parent in an objective: {over}" if over else ""
+    why = "surely lose to the better parent in an objective"
+    why += ", or break the constraints in the final" if objective.constraints.bounds else ""
+    passed = f"; passed over, as they {why}: {over}" if over else ""
     console.print(escaped(f"best of the front{by} is trial {number}{passed}{rest}"), soft_wrap=True)

@@ -56,6 +56,8 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
     scorers = [info.report_name(len(spec.suite.looked_at_by(name))) for name, info in plan.infos.items()]
     table.add_row("scorers", escaped(", ".join(scorers)))
     table.add_row("objective", escaped(objective_in_words(plan)))
+    if plan.objective.constraints.bounds:
+        table.add_row("constraints", escaped(plan.objective.constraints.in_words()))
     table.add_row("sampler", f"{spec.sampler.name}, seed {spec.sampler.seed}, after the probes")
     if spec.racing is not None:
         table.add_row("racing", racing_in_words(spec.racing, len(items)))

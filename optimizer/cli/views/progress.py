@@ -59,7 +59,7 @@ class ProgressReporter:
     """
 
     def __init__(self, records: StudyRecords, objective: Objective, stop: threading.Event) -> None:
-        self._records = records
+        self._records, self._objective = records, objective
         self._names = (SINGLE,) if objective.terms else objective.names
         self._total = records.study.spec.budget.trials
         self._items = len(records.study.spec.suite.items())
@@ -136,7 +136,7 @@ class ProgressReporter:
 
     def _best_gain(self, trials: Sequence[StoredTrial]) -> str:
         """Return the best gain so far in each objective, over all workers."""
-        best = best_gains(trials)
+        best = best_gains(trials, self._objective)
         parts = [
             f"best {'gain' if name == SINGLE else name} {gain_text(best[name])}" for name in self._names if name in best
         ]
@@ -145,15 +145,17 @@ class ProgressReporter:
     def _outcome(self, trial: StoredTrial) -> str:
         if trial.state == "failed":
             return f"{trial.origin} failed: {trial.reason}"
+        breach = self._objective.constraints.breach(trial.constrained)
+        broken = "" if breach is None else f", breaks {breach}"
         if trial.estimated:
             values = ", ".join(f"{name} about {trial.objectives[name]:.4g}" for name in self._names)
-            return f"{trial.origin} {stopped_after(trial, self._items)}: {values}"
+            return f"{trial.origin} {stopped_after(trial, self._items)}: {values}{broken}"
         values = ", ".join(
             f"{name} {trial.objectives[name]:.4g}"
             + (f" gain {signed(trial.gains[name].value)}" if name in trial.gains else "")
             for name in self._names
         )
-        return f"{trial.origin}: {values}"
+        return f"{trial.origin}: {values}{broken}"
 
 
 class OutageReporter:

@@ -18,7 +18,7 @@ from optimizer.trial.best import BEST_MERGE, REASONS, Best, best_of, load_result
 from optimizer.trial.front import check_weights
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
-from optimizer.trial.ranking import best_trials, complete_parents, stopped_after
+from optimizer.trial.ranking import best_trials, complete_parents, is_feasible, stopped_after
 from optimizer.trial.stored_scores import trial_scores
 from optimizer.trial.verdict import is_ahead
 from scorers.protocol import ScorerInfo
@@ -121,6 +121,7 @@ def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[st
     if complete:
         console.print(_scores_table(records, trials, objective, best))
         console.print(f"objective: {escaped(objective.formula())}")
+        print_constraints(trials, objective)
         console.print(EXPLANATION, soft_wrap=True)
         if not study.spec.suite.counts_alike:
             console.print(WEIGHTED, soft_wrap=True)
@@ -132,6 +133,20 @@ def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[st
         print_final(records, final, trials, objective)
     if best is not None:
         console.print(f"best: {escaped(best_in_words(best, objective))}", soft_wrap=True)
+
+
+def print_constraints(trials: Sequence[StoredTrial], objective: Objective) -> None:
+    """Print a study's constraints, and how many of its trials keep them; nothing where it has none."""
+    if not objective.constraints.bounds:
+        return
+    complete = [trial for trial in trials if trial.state == "complete"]
+    kept = sum(is_feasible(trial, objective) for trial in complete)
+    words = escaped(objective.constraints.in_words())
+    console.print(
+        f"constraints: {words}; {kept} of {counted(len(complete), 'trial')} keep them, and gains are over the better "
+        "parent that does, unless none does",
+        soft_wrap=True,
+    )
 
 
 def _print_progress(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
@@ -260,10 +275,11 @@ def _trials_table(study: StoredStudy, trials: Sequence[StoredTrial], objective: 
         )
         gains = trial.gains_over_others
         gain = "\n".join(gain_text(gains[name]) for name in objective.names if name in gains)
+        state = stopped_after(trial, items) or trial.state
+        if (breach := objective.constraints.breach(trial.constrained)) is not None:
+            state += f"\n{escaped(f'breaks {breach}')}"
         seconds = f"{sum(trial.seconds.values()):.1f}" if trial.seconds else ""
-        table.add_row(
-            str(trial.number), escaped(trial.title), stopped_after(trial, items) or trial.state, value, gain, seconds
-        )
+        table.add_row(str(trial.number), escaped(trial.title), state, value, gain, seconds)
     return table
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from optimizer.cli.views.report import study_objective
 from optimizer.search.stopping import stored_end
 from optimizer.trial.best import best_of, load_results
+from optimizer.trial.objective import Objective
+from optimizer.trial.ranking import is_feasible
 from optimizer.trial.stored_scores import trial_scores
 from studies.recipe.recipe import Step
 from studies.records.finals import Final
@@ -41,6 +43,9 @@ def study_facts(records: StudyRecords, weights: Mapping[str, float] | None = Non
             for each in study.parents
         ],
         "objectives": dict(zip(objective.names, objective.directions, strict=True)),
+        "constraints": {
+            name: constraint.model_dump(mode="json") for name, constraint in study.spec.constraints.items()
+        },
         "best": None
         if best is None
         else {
@@ -52,12 +57,12 @@ def study_facts(records: StudyRecords, weights: Mapping[str, float] | None = Non
             "caveat": best.caveat,
             "refusal": best.refusal,
         },
-        "trials": [_trial(records, trial) for trial in trials],
-        "final": None if final is None else _final(final),
+        "trials": [_trial(records, trial, objective) for trial in trials],
+        "final": None if final is None else _final(final, objective),
     }
 
 
-def _trial(records: StudyRecords, trial: StoredTrial) -> dict[str, Any]:
+def _trial(records: StudyRecords, trial: StoredTrial, objective: Objective) -> dict[str, Any]:
     scored = trial.state == "complete"
     return {
         "number": trial.number,
@@ -68,6 +73,7 @@ def _trial(records: StudyRecords, trial: StoredTrial) -> dict[str, Any]:
         "estimated": trial.estimated,
         "rendered": trial.rendered,
         "objectives": _finite(trial.objectives),
+        "feasible": is_feasible(trial, objective) if scored else None,
         "scores": _finite(trial_scores(records, trial).means) if scored else {},
         "errors": _finite(trial.errors),
         "gains": _gains(trial.gains),
@@ -86,7 +92,7 @@ def _numbers(step: Step) -> dict[str, dict[str, float]]:
     }
 
 
-def _final(final: Final) -> dict[str, Any]:
+def _final(final: Final, objective: Objective) -> dict[str, Any]:
     return {
         "created_at": final.created_at,
         "finalists": [
@@ -94,6 +100,11 @@ def _final(final: Final) -> dict[str, Any]:
                 "trial": each.number,
                 "origin": str(each.origin),
                 "objectives": _finite(each.objectives),
+                "feasible": None if each.failure else objective.constraints.keeps(each.constrained_means),
+                "constrained": {
+                    name: {"value": _number(mean.value), "low": _number(mean.low), "high": _number(mean.high)}
+                    for name, mean in each.constrained.items()
+                },
                 "in_sample": _gains(each.in_sample),
                 "held_out": _gains(each.held_out),
                 "chosen": each.chosen,

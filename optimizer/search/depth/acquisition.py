@@ -6,6 +6,10 @@ unknown best value, was measured as well: it took longer and was no better
 (docs/explanation/benchmarks.md). A merge that is still being rendered counts as if it had returned its posterior mean.
 The functions are BoTorch's.
 
+With constraints, the improvement is measured from the best posterior mean among the merges whose own posterior means
+keep them, and multiplied by the probability that all bounds are kept, as if they were independent. While no merge keeps
+them, that probability alone is maximised (Gardner et al., Bayesian Optimization with Inequality Constraints, 2014).
+
 Ament et al., Unexpected Improvements to Expected Improvement (2023); Daulton et al., Differentiable Expected
 Hypervolume Improvement (2020).
 """
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -76,8 +81,43 @@ class Marginals(Model):  # type: ignore[misc]
         return GPyTorchPosterior(MultitaskMultivariateNormal(mean, DiagLinearOperator(variance)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The models of how far inside each bound of the constraints a merge is, and where the bounds lie."""
+
+    models: Sequence[SingleTaskGP] = ()  # c of them
+    values: Floats = field(default_factory=lambda: np.zeros(0))  # [c], in the models' units: the least that is allowed
+
+    def violation(self, merges: Floats) -> Floats:
+        """Return by how much the posterior means of merges [n, d] break all bounds together [n]; 0 for none."""
+        found = np.zeros(len(merges))
+        for model, limit in zip(self.models, self.values, strict=True):
+            found += np.maximum(limit - posterior(model, merges)[0], 0.0)
+        return found
+
+
+class WithinLimits(AcquisitionFunction):  # type: ignore[misc]
+    """The log of an expected improvement times the probability that every bound is kept.
+
+    Args:
+        inner: the log expected improvement; None: the probability alone.
+    """
+
+    def __init__(self, inner: AcquisitionFunction | None, limits: Limits) -> None:
+        super().__init__(model=Marginals(limits.models))
+        self.inner = inner
+        self.register_buffer("limits", torch.from_numpy(limits.values))
+
+    def forward(self, X: Tensor) -> Tensor:  # noqa: N803 - BoTorch's name
+        """Evaluate merges [..., 1, d]; returns [...]."""
+        of_merges = self.model.posterior(X)
+        kept: Tensor = torch.special.log_ndtr((of_merges.mean - self.limits) / of_merges.variance.sqrt())
+        log_probability = kept.sum(dim=-1).squeeze(-1)
+        return log_probability if self.inner is None else self.inner(X) + log_probability
+
+
 def acquisition(
-    models: Sequence[SingleTaskGP], x: Floats, pending: Floats, samples: int, seed: int
+    models: Sequence[SingleTaskGP], x: Floats, pending: Floats, samples: int, seed: int, limits: Limits | None = None
 ) -> AcquisitionFunction:
     """Return the function to maximise: scaled parameters [..., 1, d] -> [...].
 
@@ -87,14 +127,23 @@ def acquisition(
         pending: the merges that are being evaluated [p, d].
         samples: quasi-Monte Carlo samples of the posterior; used for several objectives only.
         seed: of those samples.
+        limits: of the constraints; None: there are none.
     """
     with library_warnings_ignored():
         models = [_with_pending(model, pending) for model in models]
         merges = np.concatenate([x, pending])
         means = np.stack([posterior(model, merges)[0] for model in models], axis=1)
-        if len(models) == 1:
-            return LogExpectedImprovement(Marginals(models), best_f=float(means.max()))
-        return _hypervolume(models, torch.from_numpy(means), SobolQMCNormalSampler(torch.Size([samples]), seed=seed))
+        if limits is None or not limits.models:
+            return _improvement(models, means, samples, seed)
+        kept = limits.violation(merges) == 0
+        return WithinLimits(_improvement(models, means[kept], samples, seed) if kept.any() else None, limits)
+
+
+def _improvement(models: Sequence[SingleTaskGP], means: Floats, samples: int, seed: int) -> AcquisitionFunction:
+    """Return the log expected improvement over the best of posterior means [n, m], or over their front."""
+    if len(models) == 1:
+        return LogExpectedImprovement(Marginals(models), best_f=float(means.max()))
+    return _hypervolume(models, torch.from_numpy(means), SobolQMCNormalSampler(torch.Size([samples]), seed=seed))
 
 
 def _with_pending(model: SingleTaskGP, pending: Floats) -> SingleTaskGP:

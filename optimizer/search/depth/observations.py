@@ -62,13 +62,20 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
-    """A study's trials; d parameters, m objectives. Values are standardised and larger is better."""
+    """A study's trials; d parameters, m objectives, c bounds of constraints. All is standardised, larger is better."""
 
     x: Floats  # [n, d]: the complete trials, then the failed ones; scaled to 0..1
     values: Floats  # [n, m]
     scales: tuple[Scale, ...]  # of each objective
     pending: Floats  # [p, d]: the running trials
     complete: int  # how many of the n trials are complete; the others failed
+    slack: Floats  # [n, c]: on the side of a bound that is allowed a trial has `limits` or more
+    limits: Floats  # [c]
+
+    @property
+    def violation(self) -> Floats:
+        """By how much each trial breaks all bounds together [n]; 0 where it keeps them."""
+        return np.asarray(np.maximum(self.limits - self.slack, 0.0).sum(axis=1))
 
     @classmethod
     def of(
@@ -80,8 +87,8 @@ class Observations:
     ) -> Observations:
         """Collect the trials that have all parameters of the space.
 
-        A failed trial counts as much as the worst complete one, so that the sampler avoids regions where merges fail.
-        If failed trials were left out, the sampler would propose them again and again.
+        A failed trial counts as much as the worst complete one, in constraints as well, so that the sampler avoids
+        regions where merges fail. If failed trials were left out, the sampler would propose them again and again.
 
         Args:
             trials: of the study, in the order of their numbers.
@@ -96,15 +103,34 @@ class Observations:
         raw = _finite(np.array([trial.values for trial in complete]).reshape(-1, len(directions)))
         scales = tuple(Scale.of(column, direction) for column, direction in zip(raw.T, directions, strict=True))
         z = np.stack([scale.apply(column) for scale, column in zip(scales, raw.T, strict=True)], axis=1)
-        if failed:
-            z = np.concatenate([z, np.repeat(z.min(axis=0, keepdims=True), len(failed), axis=0)])
+        slack, limits = _slack(complete)
         return cls(
             x=_points(geometry, [*complete, *failed]),
-            values=z,
+            values=_with_failed(z, len(failed)),
+            slack=_with_failed(slack, len(failed)),
+            limits=limits,
             scales=scales,
             pending=_points(geometry, [trial for trial in inside if trial.state == TrialState.RUNNING]),
             complete=len(complete),
         )
+
+
+def _slack(complete: Sequence[FrozenTrial]) -> tuple[Floats, Floats]:
+    """Return how far inside each bound complete trials are, standardised [n, c], and where each bound lies [c]."""
+    constraints = [trial.constraints for trial in complete]
+    names = [name for name in (constraints[0] if constraints else ()) if all(name in each for each in constraints)]
+    if not names:
+        return np.zeros((len(complete), 0)), np.zeros(0)
+    excess = _finite(np.array([[each[name] for name in names] for each in constraints]))
+    scales = [Scale.of(column, StudyDirection.MINIMIZE) for column in excess.T]
+    slack = [scale.apply(column) for scale, column in zip(scales, excess.T, strict=True)]
+    limits = np.array([float(scale.apply(np.zeros(1))[0]) for scale in scales])
+    return np.stack(slack, axis=1), limits
+
+
+def _with_failed(z: Floats, failed: int) -> Floats:
+    """Append a row of the worst values to [n, k] for each failed trial."""
+    return z if not failed else np.concatenate([z, np.repeat(z.min(axis=0, keepdims=True), failed, axis=0)])
 
 
 def _points(geometry: Geometry, trials: Sequence[FrozenTrial]) -> Floats:

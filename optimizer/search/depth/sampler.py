@@ -147,22 +147,25 @@ class DepthGPSampler(BaseSampler):
                 error,
             )
             subspace = ties.subspace(split)
-            best = subspace.project(observed.x[np.argmax(observed.values.sum(axis=1))])
+            best = subspace.project(observed.x[np.lexsort((-observed.values.sum(axis=1), observed.violation))[0]])
             return _Choice(x=subspace.embed(perturbed(best, generator)), split=split)
 
     def _choose_by_model(
         self, ties: Ties, split: Split, observed: Observations, number: int, generator: np.random.Generator
     ) -> _Choice:
         """Fit the model, split a section if that pays, and maximise the acquisition function; explore now and then."""
-        from optimizer.search.depth.acquisition import acquisition, maximise
+        from optimizer.search.depth.acquisition import Limits, WithinLimits, acquisition, maximise
         from optimizer.search.depth.gaussian_process import fit, posterior
         from optimizer.search.depth.refine import SubspaceAcquisition
 
         geometry = ties.geometry
         models = [fit(geometry, observed.x, values) for values in observed.values.T]
         means = np.stack([posterior(model, observed.x)[0] for model in models], axis=1)
-        centers = observed.x[_best_first(means)[:CENTERS]]
-        function = acquisition(models, observed.x, observed.pending, self._samples, int(generator.integers(2**31)))
+        limits = Limits(models=[fit(geometry, observed.x, each) for each in observed.slack.T], values=observed.limits)
+        centers = observed.x[_best_first(means, limits.violation(observed.x))[:CENTERS]]
+        seed = int(generator.integers(2**31))
+        function = acquisition(models, observed.x, observed.pending, self._samples, seed, limits)
+        seeks = isinstance(function, WithinLimits) and function.inner is None  # it looks for a merge within the limits
         subspace, split = self._split_if_worth_it(function, ties, split, centers, number)
         if ties.sections:
             function = SubspaceAcquisition(function, subspace)
@@ -171,7 +174,7 @@ class DepthGPSampler(BaseSampler):
         may_explore = number % EXPLORE_EVERY == 0 and bool(geometry.features)
         if not may_explore or len(models) == 1:  # several objectives have no single number to decide by: they explore
             free = maximise(function, candidates(subspace.geometry, centers, self._candidates, generator), tried)
-            expectation = _expectation(function, free, models, observed)
+            expectation = None if seeks else _expectation(function, free, models, observed)
             if not may_explore or _promising(expectation):
                 return _Choice(x=subspace.embed(free), split=split, expectation=expectation)
         distant = distant_profiles(subspace.geometry, centers, self._candidates, generator)
@@ -230,10 +233,11 @@ def _promising(expectation: Expectation | None) -> bool:
     return expectation is not None and expectation.improvement >= EXPLORE_BELOW * expectation.noise
 
 
-def _best_first(means: Floats) -> NDArray[np.intp]:
+def _best_first(means: Floats, violation: Floats) -> NDArray[np.intp]:
     """Sort merges by posterior means [n, m], best first; returns indices [n].
 
-    With several objectives, fewer dominating merges come first, then the larger sum.
+    The smaller violation of the constraints [n] comes first. With several objectives, fewer dominating merges come
+    first, then the larger sum.
     """
     dominating = np.all(means[None] >= means[:, None], axis=-1).sum(axis=1)
-    return np.lexsort((-means.sum(axis=1), dominating))
+    return np.lexsort((-means.sum(axis=1), dominating, violation))
