@@ -40,6 +40,11 @@ def absolute_path(path: Path, info: ValidationInfo) -> Path:
     return as_on_disk(Path(os.path.normpath(path)))
 
 
+def spec_path(text: str, info: ValidationInfo) -> str:
+    """Return a path that is written among other values as an absolute one: see `absolute_path`."""
+    return str(absolute_path(Path(text), info))
+
+
 #: A path in a spec. It may be relative to the folder of the spec, and is stored as an absolute path.
 SpecPath = Annotated[Path, AfterValidator(absolute_path)]
 
@@ -64,7 +69,7 @@ class ClipModelSettings(ScorerSettings):
     @classmethod
     def _make_file_absolute(cls, value: str, info: ValidationInfo) -> str:
         if value.startswith("~") or "/" in value or os.sep in value or value.endswith(WEIGHT_SUFFIXES):
-            return str(absolute_path(Path(value), info))
+            return spec_path(value, info)
         return value
 
     @model_validator(mode="after")

@@ -11,10 +11,16 @@ from scorers.protocol import ScorerInfo
 from scorers.weights.needs import Need
 
 Needs = Callable[[Any], tuple[Need, ...]]
+References = Callable[[Any], tuple[str, ...]]
 
 
 def no_needs(_settings: ScorerSettings | None) -> tuple[Need, ...]:
     """Return the needs of a scorer that needs nothing but the images."""
+    return ()
+
+
+def no_references(_settings: ScorerSettings) -> tuple[str, ...]:
+    """Return the references of a scorer that looks at the images of the trial alone."""
     return ()
 
 
@@ -30,6 +36,9 @@ class ScorerKind:
     # Called with settings, or with None for those that a spec without options gets. They are looked for before torch is
     # imported; a plug-in that declares none says for itself what is missing, when it is built.
     needs: Needs = no_needs
+    # The models whose renders of the same items it compares with: letters of parents, or absolute paths of checkpoints.
+    # The scorer gets their images from `SuiteImages.of_reference`.
+    references: References = no_references
 
 
 def by_name(*kinds: ScorerKind) -> dict[str, ScorerKind]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
 from scorers.errors import SuiteImagesError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 Direction = Literal["maximize", "minimize"]
 Scope = Literal["image", "set"]
 T = TypeVar("T")
+
+
+def is_parent_letter(to: str) -> bool:
+    """Return whether a model to compare with is a parent of the study, `A` to `Z`, and not a file."""
+    return len(to) == 1 and "A" <= to <= "Z"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +108,7 @@ class SuiteImages:
 
     images: tuple[Tensor, ...]
     prompts: tuple[str, ...]
+    references: Mapping[str, SuiteImages] = field(default_factory=dict, repr=False)  # see `of_reference`
     _memo: Memo = field(default_factory=Memo, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -119,6 +125,22 @@ class SuiteImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def of_reference(self, to: str) -> SuiteImages:
+        """Return the images of the same items by another model, which the scorer's kind names among its `references`.
+
+        They are the same for every trial, and so is their memo: what is computed there once is not computed again.
+
+        Args:
+            to: a parent's letter, or the absolute path of a checkpoint.
+
+        Raises:
+            SuiteImagesError: there are none here.
+        """
+        if to not in self.references:
+            named = f"parent {to}" if is_parent_letter(to) else to
+            raise SuiteImagesError(f"there are no renders of {named} to compare with")
+        return self.references[to]
 
     def memo(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Share work between scorers: two calls with the same key share one computation."""

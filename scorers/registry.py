@@ -25,6 +25,7 @@ from scorers import config
 from scorers.aesthetics import kinds as aesthetics
 from scorers.distances import kinds as distances
 from scorers.errors import BrokenPluginError, ScorerSettingsError, UnknownScorerError
+from scorers.fidelity import kinds as fidelity
 from scorers.kind import ScorerKind
 from scorers.pixels import kinds as pixels
 from scorers.prompt_fit import kinds as prompt_fit
@@ -43,7 +44,13 @@ _log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=config.ScorerSettings)
 
 
-BUILTIN_KINDS: dict[str, ScorerKind] = {**prompt_fit.KINDS, **aesthetics.KINDS, **distances.KINDS, **pixels.KINDS}
+BUILTIN_KINDS: dict[str, ScorerKind] = {
+    **prompt_fit.KINDS,
+    **aesthetics.KINDS,
+    **distances.KINDS,
+    **fidelity.KINDS,
+    **pixels.KINDS,
+}
 
 
 def kinds() -> dict[str, ScorerKind]:
@@ -99,6 +106,16 @@ def needs(kind: str, settings: config.ScorerSettings | None) -> tuple[Need, ...]
         BrokenPluginError: as `get_kind`.
     """
     return get_kind(kind).needs(settings)
+
+
+def references(kind: str, settings: config.ScorerSettings) -> tuple[str, ...]:
+    """Return the models whose renders a scorer compares with: letters of parents, or absolute paths of checkpoints.
+
+    Raises:
+        UnknownScorerError: as `get_kind`.
+        BrokenPluginError: as `get_kind`.
+    """
+    return get_kind(kind).references(settings)
 
 
 def require_named_files(kind: str, settings: config.ScorerSettings) -> None:

@@ -35,9 +35,15 @@ class ScorerJudge:
         """Load the scorers. Their networks are on the device only while they score: a checkpoint needs its memory.
 
         Raises:
+            BracketError: a scorer compares with the renders of another model.
             ScorerError: weights or references are missing or wrong.
             NoMemoryError: they do not fit into memory.
         """
+        if spec.references:
+            raise BracketError(
+                f"scorer {next(iter(spec.references))!r} compares with the renders of another model, and a bracket has "
+                "those of its checkpoints alone: judge by other scorers"
+            )
         scorers = build_scorers(spec, device, cache_dir, in_turns=True)
         infos = {name: scorer.info for name, scorer in scorers.items()}
         return cls(scorers=scorers, objective=Objective.of(spec, infos))

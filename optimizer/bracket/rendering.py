@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import torch
 
-from basics.digests import json_digest
 from basics.messages import counted
 from optimizer.bracket.contestants import Contestant
 from optimizer.bracket.kept import KeptRender, KeptRenders
@@ -20,12 +19,11 @@ from optimizer.rendering.largest_batches import LargestBatches
 from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.plan import Plan
+from optimizer.runtime.render_keys import key_of_renders
 from optimizer.runtime.setup import build_renderer
-from studies.records.stored_studies import software_versions
-from studies.spec.fingerprints import Hash, suite_fingerprints, vae_fingerprint
+from studies.spec.fingerprints import Hash
 
 KEY_DIGITS: Final = 16  # of each of the two digests of a folder's name
-BESIDE_PIXELS: Final = frozenset({"keep", "degenerate_limit", "cuda_graphs"})  # settings that change no pixel
 
 
 class ContestantRenderer:
@@ -128,14 +126,4 @@ def failure_of(render: KeptRender, limit: int) -> str | None:
 
 
 def _key_of_round(plan: Plan, device: torch.device, hashed: Hash) -> str:
-    spec = plan.spec
-    shaping: dict[str, Any] = {
-        "suite": spec.suite.digest,
-        "models": [spec.suite.prediction, spec.suite.zero_snr, spec.suite.shift],
-        "beside": suite_fingerprints(spec, hashed),
-        "vae": None if spec.vae is None else vae_fingerprint(spec.vae, hashed),
-        "render": spec.render.model_dump(mode="json", exclude=set(BESIDE_PIXELS)) | {"device": device.type},
-        "dtype": spec.export.dtype,
-        "software": software_versions(),
-    }
-    return json_digest(shaping)
+    return key_of_renders(plan.spec, plan.spec.suite, device, hashed, vae=plan.spec.vae)

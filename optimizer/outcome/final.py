@@ -119,7 +119,8 @@ def _held_out_evaluator(runtime: Runtime) -> Iterator[Evaluator]:
     )
     limit = runtime.spec.render.degenerate_limit
     try:
-        yield Evaluator(known.resident, renderer, known.scoring.scorers, degenerate_limit=limit)
+        references = known.references.of_suite(runtime.spec.held_out)
+        yield Evaluator(known.resident, renderer, known.scoring.scorers, degenerate_limit=limit, references=references)
     finally:
         known.renderer.text_changed()  # other text encoders have been live since it last embedded
 

@@ -26,6 +26,7 @@ from optimizer.rendering.batching import stages
 from optimizer.runtime.machine import machine_description
 from optimizer.runtime.plan import Plan
 from optimizer.trial.ranking import parent_trials
+from optimizer.trial.references import compared_parents
 from optimizer.trial.scored_images import read_images
 from optimizer.trial.scoring import Scoring, joined
 from studies.errors import RescoreError
@@ -176,10 +177,11 @@ def rescored(
         on_trial: called after each trial.
 
     Raises:
-        RescoreError: no trial, or no parent, is left.
+        RescoreError: no trial, or no parent, is left, or the renders of one that scorers compare with are not there.
         ArtifactError: the artifact store fails.
     """
     adoption = Adoption(plan, parents, [each.trial for each in found.trials])
+    _take_references(found, plan, other, scoring)
     rescorer = _Rescorer(plan, adoption, other, scoring, device)
     scored: list[ScoredTrial] = []
     left_out = list(found.left_out)
@@ -193,6 +195,27 @@ def rescored(
     _require_parent(other.records.study.name, [each.trial for each in scored], left_out)
     notes = _notes(other.records.study.name, scored, left_out, len(plan.checkpoints))
     return WarmStart(study=other.records.study.name, scored=tuple(scored), again=(), notes=tuple(notes))
+
+
+def _take_references(found: Rescorable, plan: Plan, other: Other, scoring: Scoring) -> None:
+    """Give scorers the stored renders of the parents that they compare with.
+
+    Raises:
+        RescoreError: they are not there.
+    """
+    trials = {each.trial.origin.parent: each for each in found.trials}
+    for to in compared_parents(plan.spec):
+        try:
+            if to not in trials:
+                raise ScoredImageLost("its trial is not finished, or its images were not stored")
+            images = read_images(other.artifacts, trials[to].renders)
+        except ScoredImageLost as error:
+            raise RescoreError(
+                f"a scorer compares with the renders of parent {to} in {other.records.study.name!r}, which are not "
+                f"there ({error}): start the study anew with `warm_start` instead"
+            ) from error
+        if scoring.references is not None:
+            scoring.references.remember(to, images)
 
 
 class _Rescorer:

@@ -16,12 +16,15 @@ from studies.spec.study import StudySpec
 
 def usable_scorers(spec: StudySpec, cells: Sequence[Cell]) -> tuple[StudySpec, tuple[str, ...]]:
     """Return the spec with those of its scorers that can score every cell, and a note for each that is left out."""
-    notes = {name: _note(name, info, cells) for name, info in spec.infos.items()}
+    compared = spec.references
+    notes = {name: _note(name, info, cells, compared.get(name, ())) for name, info in spec.infos.items()}
     kept = {name: entry for name, entry in spec.scorers.items() if notes[name] is None}
     return spec.model_copy(update={"scorers": kept}), tuple(note for note in notes.values() if note is not None)
 
 
-def _note(name: str, info: ScorerInfo, cells: Sequence[Cell]) -> str | None:
+def _note(name: str, info: ScorerInfo, cells: Sequence[Cell], compared: Sequence[str]) -> str | None:
+    if compared:
+        return f"{name} is left out: it compares with the renders of another model, and a plot has those of its cells"
     counts = {len(cell.suite.looked_at_by(name)) for cell in cells} - {0}
     if not counts or min(counts) >= info.min_images:
         return None

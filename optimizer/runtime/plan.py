@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from basics.messages import first_of
+from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_family
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint, model_name
@@ -23,8 +25,9 @@ from optimizer.search.recipe_probes import check_recipe_files
 from optimizer.search.sampler import check_options, constraint_notes
 from optimizer.trial.image_counts import check_image_counts
 from optimizer.trial.objective import Objective
+from optimizer.trial.references import compared_files
 from scorers.protocol import ScorerInfo
-from search_spaces.blocks import UNET, VAE
+from search_spaces.blocks import UNET, VAE, Architecture
 from search_spaces.space import SearchSpace
 from studies.errors import SpecError
 from studies.recipe.blueprint import Blueprint, LoraFile
@@ -103,6 +106,7 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     suites = (spec.suite, spec.held_out)
     prompts = read_suites(suites, architecture, _text_widths(ingredients), prediction)
     suite_loras = SuiteLoras.open(suites, ingredients.tensors, architecture)
+    _check_references(spec, architecture, prediction)
     space = spec.search_space(architecture)
     infos = spec.infos
     check_image_counts(spec, infos)
@@ -178,6 +182,24 @@ def check_suites(plan: Plan, suites: Sequence[SuiteSettings]) -> SuiteLoras:
         check_models(ingredients, suite, plan.prediction)
     read_suites(suites, architecture, _text_widths(ingredients), plan.prediction)
     return SuiteLoras.open(suites, ingredients.tensors, architecture)
+
+
+def _check_references(spec: StudySpec, architecture: Architecture, prediction: Prediction) -> None:
+    """Refuse checkpoints that scorers compare with and that cannot render the study's suites.
+
+    Raises:
+        CheckpointError: one is no checkpoint, or of another architecture than the parents.
+        RenderError: one cannot render a suite.
+    """
+    for path in compared_files(spec):
+        checkpoint = Checkpoint.open(Path(path))
+        if checkpoint.architecture != architecture:
+            raise CheckpointError(
+                f"{path}, which a scorer compares with, is {checkpoint.architecture}, and the parents are "
+                f"{architecture}: name a checkpoint of the parents' kind"
+            )
+        for suite in (spec.suite, *([spec.held_out] if spec.final.top else [])):
+            check_models(Ingredients(Parents.of([checkpoint])), suite, prediction)
 
 
 def _unet_parameters(ingredients: Ingredients) -> tuple[str, ...]:

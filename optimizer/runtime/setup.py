@@ -23,11 +23,13 @@ from optimizer.runtime.fitting import Estimate, require_memory
 from optimizer.runtime.memory import MemoryEstimate, estimate_memory, explain_out_of_memory
 from optimizer.runtime.parent_files import equal_places
 from optimizer.runtime.plan import Plan
+from optimizer.runtime.reference_renders import reference_renders
 from optimizer.runtime.residence import Residence, choose_residence
-from optimizer.search.probes import Probe, make_probes
+from optimizer.search.probes import Probe, make_probes, parent_probe
 from optimizer.search.recipe_probes import with_recipes
 from optimizer.trial.evaluation import Evaluator
 from optimizer.trial.objective import Objective
+from optimizer.trial.references import LoadRenders, References, compared_parents
 from scorers.protocol import BuildContext, Scorer, ScorerInfo
 from scorers.registry import build, parse_settings
 from studies.recipe.blueprint import Blueprint
@@ -76,6 +78,7 @@ def build_runtime(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
         NoMemoryError: it does not fit into memory.
     """
     device = choose_device(plan.spec.render.device)
+    files = load_reference_renders(plan, device, cache_dir)  # first, while no parent is in memory
     plan, scorers = load_scorers(plan, parents, device, cache_dir)
     blueprint = plan.blueprint(parents)
     resident, renderer = build_renderer(
@@ -90,17 +93,37 @@ def build_runtime(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
     equal = equal_places(plan)
     plan.ingredients.require_unchanged()  # what was loaded must be what was hashed
     plan.suite_loras.opened.require_unchanged()
+    alone = {to: parent_probe(plan.space, blueprint, to, equal).recipe for to in compared_parents(plan.spec)}
     return Runtime(
         plan=plan,
         parents=tuple(parents),
         blueprint=blueprint,
         equal_places=equal,
         probes=make_probes(plan.spec, plan.space, blueprint, equal),
-        evaluator=Evaluator(resident, renderer, scorers, degenerate_limit=plan.spec.render.degenerate_limit),
+        evaluator=Evaluator(
+            resident,
+            renderer,
+            scorers,
+            degenerate_limit=plan.spec.render.degenerate_limit,
+            references=References(plan.spec.suite, alone, files),
+        ),
         device=device,
         # A CPU is deterministic, and may take minutes for an image.
         variation=0.0 if device.type == "cpu" else render_variation(renderer),
     )
+
+
+def load_reference_renders(plan: Plan, device: torch.device, cache_dir: Path) -> dict[str, LoadRenders]:
+    """Return path -> how the renders of a checkpoint that scorers compare with are loaded: see `reference_renders`."""
+
+    def render(ingredients: Ingredients) -> Renderer:
+        spec = plan.spec
+        _, renderer = build_renderer(
+            ingredients, spec.suite, spec.render, device, spec.export.dtype, spec.racing, loras=plan.suite_loras
+        )
+        return renderer
+
+    return reference_renders(plan, device, cache_dir, render)
 
 
 def load_scorers(

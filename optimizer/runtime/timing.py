@@ -127,7 +127,10 @@ def time_batch(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Batc
     small = spec.model_copy(update={"suite": only(spec.suite, batch), "racing": None, "render": render})
     runtime = build_runtime(replace(plan, spec=small), parents, cache)
     scorers = _scorers_of(runtime.evaluator, len(batch))
-    evaluator = Evaluator(runtime.evaluator.resident, runtime.evaluator.renderer, scorers, degenerate_limit=len(batch))
+    known = runtime.evaluator
+    evaluator = Evaluator(
+        known.resident, known.renderer, scorers, degenerate_limit=len(batch), references=known.references
+    )
     measured = [evaluator.evaluate(probe.recipe) for probe in _probes(runtime)][-1]
     seconds = measured.seconds
     return BatchTiming(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -21,13 +22,16 @@ from optimizer.rendering.prompts.wording import wording
 from optimizer.rendering.render import Renderer
 from optimizer.trial.gains import Evidence
 from optimizer.trial.objective import Scores
+from optimizer.trial.references import References
 from optimizer.trial.scoring import ScoredImages, Scoring, joined
 from scorers.memory import lacks_memory
 from scorers.protocol import Scorer
 from search_spaces.blocks import text_encoders
 from studies.recipe.recipe import Recipe
 from studies.records.batch_limits import BatchLimit
-from studies.spec.suite import SuiteSettings
+from studies.spec.suite import SuiteItem, SuiteSettings
+
+_log = logging.getLogger(__name__)
 
 GoOn = Callable[[Sequence[int], Evidence], bool]
 """Decides whether to render the next stage. It is called after each stage but the last, with the items rendered so far,
@@ -56,9 +60,11 @@ def pixels_digest(image: Tensor) -> str:
     return hashlib.sha256(shape + b":" + image.contiguous().numpy().tobytes()).hexdigest()
 
 
-def scoring_of(scorers: Mapping[str, Scorer], suite: SuiteSettings, prediction: Prediction) -> Scoring:
+def scoring_of(
+    scorers: Mapping[str, Scorer], suite: SuiteSettings, prediction: Prediction, references: References | None = None
+) -> Scoring:
     """Return the scoring of a suite's images, in which scorers read what the text encoders read of a prompt."""
-    return Scoring(scorers, cache(partial(wording, suite=suite, prediction=prediction)))
+    return Scoring(scorers, cache(partial(wording, suite=suite, prediction=prediction)), references)
 
 
 class Evaluator:
@@ -71,9 +77,11 @@ class Evaluator:
         scorers: Mapping[str, Scorer],
         *,
         degenerate_limit: int = 0,
+        references: References | None = None,
     ) -> None:
         self.resident, self.renderer = resident, renderer
-        self.scoring = scoring_of(scorers, renderer.suite, renderer.models.prediction)
+        self.references = references or References(renderer.suite, {})
+        self.scoring = scoring_of(scorers, renderer.suite, renderer.models.prediction, self.references)
         self._degenerate_limit = degenerate_limit
         self._text_places = frozenset(text_encoders(resident.architecture))
 
@@ -101,6 +109,7 @@ class Evaluator:
                 raise UnscorableTrial(f"out of memory: {first_line(error)}", "out_of_memory") from None
 
     def _evaluate(self, recipe: Recipe, on_images: Callable[[int], None] | None, go_on: GoOn | None) -> Evaluation:
+        own = self._render_references(recipe)
         clock = Stopwatch()
         with clock.stage("merge"):
             self._merge(recipe)
@@ -113,6 +122,8 @@ class Evaluator:
                     (item.index, fault) for item, fault in zip(items, renders.faults, strict=True) if fault is not None
                 ]
                 self._refuse_degenerate(broken, len(items) + sum(len(part.items) for part in parts))
+                for to in own:
+                    self.references.remember(to, _by_item(items, renders.images))
                 with clock.stage("score"):
                     parts.append(self.scoring.score(items, renders.images))
                     part = joined(parts)
@@ -129,6 +140,28 @@ class Evaluator:
             seconds=dict(clock.seconds),
             batch_limits=self.renderer.largest_batches.known,
         )
+
+    def _render_references(self, recipe: Recipe) -> list[str]:
+        """Render each parent that scorers compare with once; returns those that the recipe is itself.
+
+        Raises:
+            UnscorableTrial: it renders broken images, with which nothing can be compared.
+        """
+        own = [to for to, alone in self.references.recipes.items() if alone.digest == recipe.digest]
+        for to, alone in self.references.recipes.items():
+            if to not in own and self.references.lacks(to, self.renderer.items):
+                _log.info("rendering parent %s once, to compare with", to)
+                self._merge(alone)
+                renders = self.renderer.render()
+                broken = [index for index, fault in enumerate(renders.faults) if fault is not None]
+                if len(broken) > self._degenerate_limit:
+                    raise UnscorableTrial(
+                        f"parent {to}, which scorers compare with, renders {len(broken)} of {len(renders.faults)} "
+                        f"images broken: item {broken[0]}",
+                        "degenerate",
+                    )
+                self.references.remember(to, _by_item(self.renderer.items, renders.images))
+        return own
 
     def _merge(self, recipe: Recipe) -> None:
         changed = self._text_places  # a merge that is interrupted, such as by a lack of memory, may have changed them
@@ -176,6 +209,10 @@ class Evaluator:
     def _wait(self) -> None:
         if self.resident.device.type == "cuda":
             torch.cuda.synchronize(self.resident.device)
+
+
+def _by_item(items: Sequence[SuiteItem], images: Sequence[Tensor]) -> dict[int, Tensor]:
+    return {item.index: image for item, image in zip(items, images, strict=True)}
 
 
 class Stopwatch:

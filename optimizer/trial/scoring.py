@@ -18,6 +18,7 @@ from basics.messages import first_line
 from optimizer.errors import UnscorableTrial
 from optimizer.trial.gains import Evidence, Resampled
 from optimizer.trial.objective import Scores
+from optimizer.trial.references import References
 from scorers.memory import lacks_memory
 from scorers.protocol import ImageScorer, Scorer, SetScorer, SuiteImages
 from studies.spec.suite import SuiteItem
@@ -51,10 +52,16 @@ class Scoring:
 
     Args:
         words: of an item's prompt, those that scorers compare with its image; by default the prompt as it is written.
+        references: the images by other models that scorers compare with; None: there are none.
     """
 
-    def __init__(self, scorers: Mapping[str, Scorer], words: Callable[[SuiteItem], str] = attrgetter("prompt")) -> None:
-        self.scorers, self._words = scorers, words
+    def __init__(
+        self,
+        scorers: Mapping[str, Scorer],
+        words: Callable[[SuiteItem], str] = attrgetter("prompt"),
+        references: References | None = None,
+    ) -> None:
+        self.scorers, self._words, self.references = scorers, words, references
 
     def score(self, items: Sequence[SuiteItem], images: tuple[Tensor, ...]) -> ScoredImages:
         """Run every scorer's network over the images of these items, uint8 [3, h, w].
@@ -64,7 +71,7 @@ class Scoring:
         Raises:
             UnscorableTrial: a scorer fails.
         """
-        looked_at = _LookedAt(items, images, self._words)
+        looked_at = _LookedAt(items, images, self._words, self.references)
         by_item: dict[str, NDArray[np.float64]] = {}
         features: dict[str, Tensor] = {}
         members: dict[str, tuple[int, ...]] = {}
@@ -162,18 +169,24 @@ class _LookedAt:
     """The images that each scorer looks at. Those that look at the same ones share them, and work on them."""
 
     def __init__(
-        self, items: Sequence[SuiteItem], images: tuple[Tensor, ...], words: Callable[[SuiteItem], str]
+        self,
+        items: Sequence[SuiteItem],
+        images: tuple[Tensor, ...],
+        words: Callable[[SuiteItem], str],
+        references: References | None,
     ) -> None:
-        self._items, self._images, self._words = items, images, words
+        self._items, self._images, self._words, self._references = items, images, words, references
         self._suites: dict[tuple[int, ...], SuiteImages] = {}
 
     def by(self, scorer: str) -> tuple[list[int], SuiteImages]:
         """Return the positions of the items that a scorer is not left out of, and their images."""
         positions = tuple(position for position, item in enumerate(self._items) if scorer not in item.without)
         if positions not in self._suites:
+            own = [self._items[position] for position in positions]
             self._suites[positions] = SuiteImages(
                 images=tuple(self._images[position] for position in positions),
-                prompts=tuple(self._words(self._items[position]) for position in positions),
+                prompts=tuple(map(self._words, own)),
+                references={} if self._references is None else self._references.images(own, self._words),
             )
         return list(positions), self._suites[positions]
 
@@ -201,14 +214,20 @@ def _failing_trial(name: str, where: Callable[[], str] = lambda: "") -> Iterator
 def _failing_item(scorer: Scorer, suite: SuiteImages, items: Sequence[SuiteItem]) -> str:
     """Name the first item that fails on its own as well, such as ` at item 3`; empty if each succeeds on its own."""
     run = _image_scores if scorer.info.scope == "image" else _features
-    for image, prompt, item in zip(suite.images, suite.prompts, items, strict=True):
+    for index, item in enumerate(items):
         try:
-            run(scorer, SuiteImages(images=(image,), prompts=(prompt,)))  # type: ignore[arg-type]
+            run(scorer, _alone(suite, index))  # type: ignore[arg-type]
         except KeyboardInterrupt:
             raise
         except BaseException:  # noqa: BLE001 - a scorer may raise anything
             return f" at item {item.index}"
     return ""
+
+
+def _alone(suite: SuiteImages, index: int) -> SuiteImages:
+    """Return one of some images with its references."""
+    references = {to: _alone(images, index) for to, images in suite.references.items()}
+    return SuiteImages(images=(suite.images[index],), prompts=(suite.prompts[index],), references=references)
 
 
 def _image_scores(scorer: ImageScorer, suite: SuiteImages) -> NDArray[np.float64]:

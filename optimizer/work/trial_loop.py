@@ -18,11 +18,12 @@ import functools
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from optuna.trial import Trial
 
 from basics.messages import first_line
-from optimizer.errors import OptimizerError, UnscorableTrial
+from optimizer.errors import OptimizerError, ScoredImageLost, UnscorableTrial
 from optimizer.observe.events import (
     BatchReduced,
     ImagesRendered,
@@ -40,7 +41,8 @@ from optimizer.observe.study_sheet import LatestSheet
 from optimizer.runtime.machine import device_kind, machine_description
 from optimizer.runtime.setup import Runtime
 from optimizer.trial.racing import Race
-from optimizer.trial.ranking import best_trials, parent_trials
+from optimizer.trial.ranking import best_trials, complete_parents, parent_trials
+from optimizer.trial.scored_images import read_images
 from optimizer.work.gain_recorder import GainRecorder
 from optimizer.work.heartbeat import Heartbeat, registered_worker
 from optimizer.work.leftovers import remove_leftovers
@@ -56,6 +58,7 @@ from studies.records.control import status_of
 from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_study
 from studies.records.stored_batch_limits import load_batch_limits, store_batch_limit
+from studies.records.stored_renders import load_renders
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 from studies.records.workers import turn_to
@@ -225,6 +228,7 @@ class TrialLoop:
             rendered = done
             self._reporter.report(ImagesRendered(images=done))
 
+        self._retry(self._take_references)
         race = self._retry(lambda: self._race(claimed))
         try:
             evaluation = self._runtime.evaluator.evaluate(
@@ -234,6 +238,22 @@ class TrialLoop:
             failure = Failure(kind=error.kind, reason=first_line(error))
             return self._recorder.fail(claimed, failure, rendered, time.perf_counter() - started)
         return self._recorder.store(claimed, evaluation, race, started)
+
+    def _take_references(self) -> None:
+        """Take the renders of parents that scorers compare with from the trials that have stored theirs.
+
+        Where there are none, as while another worker renders the parent, the evaluator renders its own.
+        """
+        evaluator = self._runtime.evaluator
+        wanted = [to for to in evaluator.references.recipes if evaluator.references.lacks(to, evaluator.renderer.items)]
+        if not wanted:
+            return
+        parents = complete_parents(self._cached_trials.trials())
+        for to in wanted:
+            renders = load_renders(self._records, parents[to]) if to in parents else []
+            with suppress(ScoredImageLost):
+                if renders and all(render.file is not None for render in renders):
+                    evaluator.references.remember(to, read_images(self._artifacts, renders))
 
     def _race(self, claimed: ClaimedTrial) -> Race | None:
         """Make a race against the best whole trial; None where the full suite is rendered, as it is for parents."""

@@ -20,8 +20,8 @@ from scorers.distances.distance import (
     kernel_reference,
 )
 from scorers.distances.references import reference_features
-from scorers.networks.features import FeatureNetwork, InceptionFeatures, TimmFeatures
-from scorers.weights.fetch import existing_file, resolve
+from scorers.networks.features import FeatureNetwork, InceptionFeatures, shared_timm
+from scorers.weights.fetch import resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,14 +116,14 @@ def build_frechet(settings: NetworkSettings, context: BuildContext) -> FrechetSc
         WrongWeightsError: the file does not hold weights of the network.
         ReferenceImagesError: the folder is missing, unreadable, or has too few images.
     """
-    network = _timm(settings, context)
+    network = shared_timm(settings.network, settings.weights, settings.input_size, context)
     reference = frechet_reference(_references(settings.reference, network, context))
     return FrechetScorer(network, reference, _named(kinds.FRECHET, settings, reference.spread))
 
 
 def build_kernel(settings: NetworkSettings, context: BuildContext) -> KernelScorer:
     """Build a scorer of the kernel distance on a timm network; raises as `build_frechet`."""
-    network = _timm(settings, context)
+    network = shared_timm(settings.network, settings.weights, settings.input_size, context)
     reference = kernel_reference(_references(settings.reference, network, context))
     return KernelScorer(network, reference, _named(kinds.KERNEL, settings, reference.spread))
 
@@ -140,22 +140,6 @@ def _inception(settings: InceptionSettings, context: BuildContext) -> InceptionF
     def load() -> InceptionFeatures:
         path = resolve(settings.weights, kinds.FID_INCEPTION, context.cache_dir)
         return InceptionFeatures(path, context.device, in_turns=context.in_turns)
-
-    return context.shared.get(key, load)
-
-
-def _timm(settings: NetworkSettings, context: BuildContext) -> TimmFeatures:
-    key = ("timm", settings.network, settings.weights, settings.input_size, context.device)
-
-    def load() -> TimmFeatures:
-        path = existing_file(settings.weights, "weights")
-        return TimmFeatures(
-            settings.network,
-            path,
-            input_size=settings.input_size,
-            device=context.device,
-            in_turns=context.in_turns,
-        )
 
     return context.shared.get(key, load)
 

@@ -15,6 +15,7 @@ from basics.messages import nearest
 from scorers.errors import ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
 from scorers.networks.inference import Runner
+from scorers.weights.fetch import existing_file
 from scorers.weights.tensors import load_tensors
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from scorers.protocol import BuildContext
 
 #: Must change whenever the preprocessing of images changes, so that features cached by older code are not reused.
 _FEATURES_VERSION = "1"
@@ -94,6 +97,21 @@ class TimmFeatures:
         inputs = prepare_batch(batch, self.preprocess, self._runner.device)
         pooled: Tensor = self._network.forward_head(self._network.forward_features(inputs), pre_logits=True)
         return pooled.flatten(1)
+
+
+def shared_timm(network: str, weights: Path, input_size: int | None, context: BuildContext) -> TimmFeatures:
+    """Return a timm network with these weights, loaded once in each context.
+
+    Raises:
+        ScorerSettingsError, WrongWeightsError: as `TimmFeatures`.
+        MissingWeightsError: the weight file is missing.
+    """
+
+    def load() -> TimmFeatures:
+        path = existing_file(weights, "weights")
+        return TimmFeatures(network, path, input_size=input_size, device=context.device, in_turns=context.in_turns)
+
+    return context.shared.get(("timm", network, weights, input_size, context.device), load)
 
 
 def timm_preprocess(network: str, default: Mapping[str, Any], input_size: int | None) -> Preprocess:

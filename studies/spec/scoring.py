@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, model_serializer, model_validator
 from basics.settings import FrozenSettings
 from scorers.errors import ScorerError
 from scorers.protocol import ScorerInfo
-from scorers.registry import get_kind, parse_settings
+from scorers.registry import get_kind, parse_settings, references
 
 
 class ScorerEntry(FrozenSettings):
@@ -36,10 +36,15 @@ class ScorerEntry(FrozenSettings):
 
     @property
     def info(self) -> ScorerInfo:
-        """What the scorer measures; its label names the network if the user has chosen one."""
+        """What the scorer measures; its label names the network or the measure if the user has chosen one."""
         info = get_kind(self.kind).info
-        network = self.options.get("network")
+        network = self.options.get("network") or self.options.get("by")
         return replace(info, label=f"{info.label}({network})") if network else info
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The models whose renders of the same items it compares with: letters of parents, or absolute paths."""
+        return references(self.kind, parse_settings(self.kind, self.options, Path("/")))
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:

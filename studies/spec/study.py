@@ -17,7 +17,7 @@ from basics.messages import unknown_name
 from basics.names import JOINERS, in_words, is_word, plain, unseen
 from basics.settings import FrozenSettings, explain
 from scorers.config import SpecPath
-from scorers.protocol import ScorerInfo
+from scorers.protocol import ScorerInfo, is_parent_letter
 from search_spaces.blocks import Architecture
 from search_spaces.settings import SlotSettings, SpaceSettings
 from search_spaces.space import SearchSpace
@@ -208,6 +208,16 @@ class StudySpec(FrozenSettings):
         return self
 
     @model_validator(mode="after")
+    def _references_fit(self) -> Self:
+        for name, models in self.references.items():
+            for to in models:
+                if is_parent_letter(to) and to not in self.letters:
+                    known = ", ".join(self.letters)
+                    msg = f"scorers: {name}: there is no parent {to} to compare with: this study has {known}"
+                    raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _constraints_fit(self, info: ValidationInfo) -> Self:
         if _is_read_from_file(info):  # of a plug-in whose range has changed since, a stored study keeps its own
             check_constraints(self.constraints, self.infos)
@@ -338,6 +348,12 @@ class StudySpec(FrozenSettings):
     def infos(self) -> dict[str, ScorerInfo]:
         """What each scorer measures, with default units; those that depend on reference images are not known yet."""
         return {name: entry.info for name, entry in self.scorers.items()}
+
+    @property
+    def references(self) -> dict[str, tuple[str, ...]]:
+        """Scorer -> the models whose renders of the same items it compares with; only those that have some."""
+        found = {name: entry.references for name, entry in self.scorers.items()}
+        return {name: models for name, models in found.items() if models}
 
     @property
     def terms(self) -> Mapping[str, ObjectiveTerm]:

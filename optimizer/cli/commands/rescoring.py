@@ -98,16 +98,18 @@ def _store(
     from optimizer.cli.workers.new_study import NewStudy
     from optimizer.outcome.rescore import rescored
     from optimizer.runtime.device_choice import choose_device
-    from optimizer.runtime.setup import load_scorers
+    from optimizer.runtime.setup import load_reference_renders, load_scorers
     from optimizer.trial.evaluation import scoring_of
+    from optimizer.trial.references import References
     from optimizer.work.gain_recorder import GainRecorder
     from studies.files.artifacts import Artifacts
     from studies.records.cached_reads import CachedTrials
 
     database, device = other.records.database, choose_device(plan.spec.render.device)
     with console.status("loading scorers"):
+        references = References(plan.spec.suite, {}, load_reference_renders(plan, device, cache))
         plan, scorers = load_scorers(plan, parents, device, cache)
-    scoring = scoring_of(scorers, plan.spec.suite, plan.prediction)
+    scoring = scoring_of(scorers, plan.spec.suite, plan.prediction, references)
     with _progress(len(found.trials)) as advance:
         warm_start = rescored(found, plan, parents, other, scoring, device, advance)
     print_notes(warm_start.notes)

@@ -1,0 +1,1 @@
+"""Scorers of how close images are to those of another model."""
