@@ -13,7 +13,7 @@ import typer
 
 from basics.messages import counted
 from basics.names import plain, typed_path
-from optimizer.cli.commands import doctor, insight, pruning, reporting, rescoring, whole_studies
+from optimizer.cli.commands import doctor, insight, pruning, reporting, rescoring, voting, whole_studies
 from optimizer.cli.common import (
     ArtifactFolder,
     AsJson,
@@ -58,6 +58,8 @@ app.command()(rescoring.rescore)
 app.command()(whole_studies.delete)
 app.command()(whole_studies.rename)
 app.command()(whole_studies.clone)
+app.command()(voting.vote)
+app.command()(voting.votes)
 
 
 @app.command()

@@ -1,0 +1,31 @@
+"""A server for pages of ours: behind a password, or for this machine alone."""
+
+from __future__ import annotations
+
+from optimizer.errors import StorageError
+from optimizer.observe.http_gate import Application, Password, behind_password, for_local_names, for_own_pages
+from optimizer.observe.http_server import HttpServer, Limits
+
+
+def guarded_server(application: Application, host: str, port: int, password: str | None, limits: Limits) -> HttpServer:
+    """Return a server that listens and is ready to run.
+
+    Args:
+        password: None: only requests for names of this machine are answered.
+
+    Raises:
+        StorageError: the address cannot be listened on.
+    """
+    application = for_own_pages(application)
+    # The last gate is the first that a request meets.
+    try:
+        if password is None:
+            return HttpServer(for_local_names(application, host), host, port, limits)
+        checked = Password(password)
+        guarded = behind_password(application, checked)
+        return HttpServer(guarded, host, port, limits, may_upload=checked.may_upload, must_wait=checked.must_wait)
+    except (OSError, RuntimeError) as error:  # the latter: no more threads
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"cannot listen on {host}:{port} ({reason}): choose another --port") from error
+    except ValueError as error:
+        raise StorageError(f"cannot listen on {host}:{port}: no such address on this machine") from error
