@@ -34,8 +34,8 @@ from optimizer.report.tables import candidates_of, score_rows
 from optimizer.report.unet import unet_of
 from optimizer.report.verdict import verdict_of
 from optimizer.report.wording import decimals, interval, plain_number, signed, with_interval
+from optimizer.trial.judgement import is_surely_better, is_surely_worse
 from optimizer.trial.objective import Objective
-from optimizer.trial.verdict import is_surely_better, is_surely_worse
 from search_spaces.blocks import Architecture, places
 from studies.files.artifacts import Artifacts
 from studies.recipe.file import RecipePaths, recipe_text

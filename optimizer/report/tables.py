@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from optimizer.report.results import Results
 from optimizer.search.shortlist import by_value
+from optimizer.trial.judgement import is_surely_worse, suspicion
 from optimizer.trial.objective import SINGLE
-from optimizer.trial.verdict import is_surely_worse, suspicion
 from studies.records.finals import Final
 from studies.records.values import Gain, StoredTrial
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from demo_study import SMALL, begin
 
-from optimizer.cli.views.study_page import describe_study
-from optimizer.observe.best_sheet import save_best_sheet
-from optimizer.observe.dashboard import make_server
+from optimizer.dashboard.server import make_server
+from optimizer.dashboard.study_page import describe_study
+from optimizer.sheets.best import save_best_sheet
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")

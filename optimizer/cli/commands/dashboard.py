@@ -20,6 +20,7 @@ from optimizer.cli.common import (
     errors,
     escaped,
     fail,
+    print_error,
     stored_url,
 )
 from studies.system.advice import DEFAULT_STORAGE
@@ -49,7 +50,7 @@ def dashboard(
 ) -> None:
     """Serve the dashboard, which shows every trial with its contact sheet, recipe, gain and timings."""
     from optimizer.cli.workers.session import patiently
-    from optimizer.observe.http_gate import PASSWORD_VARIABLE, dashboard_password
+    from optimizer.dashboard.gates import PASSWORD_VARIABLE, dashboard_password
 
     password = dashboard_password(password_file)
     if password is None and not _is_loopback(host):
@@ -72,12 +73,13 @@ def _serve(
     changes: bool,
     show: bool,
 ) -> None:
-    from optimizer.cli.views.page_refresh import PageRefresh
-    from optimizer.observe.dashboard import make_server
+    from optimizer.dashboard.page_refresh import PageRefresh
+    from optimizer.dashboard.server import make_server
     from studies.files.artifacts import Artifacts
 
     folder = (Artifacts.beside if changes else Artifacts.existing)(database.url, artifacts)
-    refresh = PageRefresh(database, folder) if changes else None  # else figures and notes are those of its workers
+    # A dashboard that changes nothing shows the figures and notes that workers made.
+    refresh = PageRefresh(database, folder, _complain) if changes else None
     if refresh is not None:
         with console.status("drawing the figures of each study"):
             refresh.refresh()
@@ -94,6 +96,10 @@ def _serve(
         server.run()
     if refresh is not None:
         refresh.end()
+
+
+def _complain(what: str, why: str) -> None:
+    print_error(escaped(what), why)
 
 
 def _open_in_browser(page: str) -> None:

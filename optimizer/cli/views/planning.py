@@ -10,7 +10,7 @@ import torch
 from basics.messages import counted
 from optimizer.cli.common import console, escaped, print_notes
 from optimizer.cli.views.search_space import space_in_words
-from optimizer.cli.views.tables import ReportTable
+from optimizer.cli.views.tables import FoldingTable
 from optimizer.merging.files.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON
 from optimizer.rendering.tiles import TILE, tiled_sizes
@@ -30,7 +30,7 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
         residence: what would stay on the device; None leaves it out.
     """
     spec, items = plan.spec, plan.spec.suite.items()
-    table = ReportTable(f"study {escaped(spec.study)}", show_header=False)
+    table = FoldingTable(f"study {escaped(spec.study)}", show_header=False)
     for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
         size = checkpoint.size_bytes / 1e6
         table.add_row(

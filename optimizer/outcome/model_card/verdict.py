@@ -12,8 +12,8 @@ from basics.messages import counted
 from optimizer.outcome.model_card.markdown import escaped, table
 from optimizer.trial.best import judged_gains, objections
 from optimizer.trial.gain_text import interval_text, signed
+from optimizer.trial.judgement import is_ahead, is_surely_better
 from optimizer.trial.objective import SINGLE, Objective
-from optimizer.trial.verdict import is_ahead, is_surely_better
 from studies.records.finals import Final
 from studies.records.values import Gain, StoredStudy, StoredTrial
 

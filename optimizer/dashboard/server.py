@@ -6,15 +6,8 @@ from functools import partial
 
 import optuna_dashboard
 
-from optimizer.errors import StorageError
-from optimizer.observe.best_trial import DashboardStorage
-from optimizer.observe.figure_order import put_figures_in_order
-from optimizer.observe.http_gate import (
-    Application,
-    Password,
-    behind_password,
-    for_local_names,
-    for_own_pages,
+from optimizer.dashboard.figure_order import put_figures_in_order
+from optimizer.dashboard.gates import (
     for_readable_paths,
     one_expensive_at_a_time,
     read_only,
@@ -22,10 +15,13 @@ from optimizer.observe.http_gate import (
     with_plots,
     without_renaming,
 )
+from optimizer.dashboard.narrow_pages import with_narrow_pages
+from optimizer.dashboard.pareto_front import hasten_pareto_fronts
+from optimizer.dashboard.plot_excerpts import excerpt_plot
+from optimizer.dashboard.storage import DashboardStorage
+from optimizer.errors import StorageError
+from optimizer.observe.http_gate import Application, Password, behind_password, for_local_names, for_own_pages
 from optimizer.observe.http_server import HttpServer, Limits
-from optimizer.observe.narrow_pages import with_narrow_pages
-from optimizer.observe.pareto_front import hasten_pareto_fronts
-from optimizer.observe.plot_excerpts import excerpt_plot
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database
 
