@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final as Constant
 from typing import get_args
 
+from basics.markdown import escaped
 from basics.messages import counted
 from optimizer.dashboard.figures import save_figures
-from optimizer.observe.trial_notes import in_markdown
 from optimizer.outcome.in_words import best_in_words, final_lines
 from optimizer.outcome.next_commands import next_commands
 from optimizer.search.stopping import own_trials
@@ -82,7 +82,7 @@ def _shown(records: StudyRecords, sheets: Mapping[str, str], best: Best | None, 
         return found
     storage = records.database.storage
     trial_id = storage.get_trial_id_from_study_id_trial_number(number, best.trial.number)
-    return [f"![{in_markdown(best.trial.name)}](/artifacts/{number}/{trial_id}/{best.trial.contact_sheet})"]
+    return [f"![{escaped(best.trial.name)}](/artifacts/{number}/{trial_id}/{best.trial.contact_sheet})"]
 
 
 def _note(
@@ -98,12 +98,12 @@ def _note(
     done = sum(trial.state != "running" for trial in own)
     parts = [f"{done} of {counted(study.spec.budget.trials, 'trial')} done"]
     if best is not None:
-        name = "" if best.trial.origin.parent is not None else f", {in_markdown(best.trial.name)}"
-        parts.insert(0, f"**Best{name}: {in_markdown(best_in_words(best, objective))}**")
+        name = "" if best.trial.origin.parent is not None else f", {escaped(best.trial.name)}"
+        parts.insert(0, f"**Best{name}: {escaped(best_in_words(best, objective))}**")
     if final is not None:
         lines = final_lines(records, final, objective)
         outdated = ["this final is outdated: trials have finished since"] if final.is_outdated(trials) else []
-        parts.append("\n".join(f"- final: {in_markdown(line)}" for line in [*lines, *outdated]))
+        parts.append("\n".join(f"- final: {escaped(line)}" for line in [*lines, *outdated]))
     commands = "\n".join(next_commands(records, trials, best))
     parts += [f"Next:\n\n```console\n{commands}\n```", *sheets]
     return "\n\n".join(parts)
