@@ -149,7 +149,7 @@ def _shown(value: object) -> str:
 def cost(plan: Plan) -> str:
     """Describe the images and U-Net passes of the whole budget, and the memory for the weights."""
     spec, items = plan.spec, plan.spec.suite.items()
-    images, passes = len(items), sum(unet_passes(item.sampling, plan.prediction, spec.suite.noise) for item in items)
+    images, passes = len(items), sum(unet_passes(item.sampling, plan.prediction, spec.suite.program) for item in items)
     stored = sum(total_bytes(checkpoint.tensors.values()) for checkpoint in plan.checkpoints)
     live = 4 * sum(info.size for info in plan.checkpoints[0].tensors.values())
     budget = spec.budget
