@@ -27,7 +27,6 @@ from studies.files.artifacts import Artifacts
 from studies.records.database import Database, open_database
 from studies.records.study_records import StudyRecords
 from studies.records.votes import (
-    Verdict,
     cast_vote,
     forget_unanswered,
     load_pair,
@@ -226,9 +225,8 @@ def test_a_vote_on_a_study_that_was_deleted_is_told(page: Page) -> None:
 
 def test_standings_name_the_lead_over_the_better_parent(page: Page) -> None:
     records = page.study.records
-    verdicts: list[tuple[int, int, Verdict]] = [(4, 0, "left")] * 9 + [(1, 0, "left")] * 3 + [(4, 1, "left")] * 9
-    for left, right, verdict in verdicts:
-        cast_vote(records, show_pair(records, "bob", 0, left, right).token, verdict)
+    for better, worse in [(4, 0)] * 9 + [(1, 0)] * 3 + [(4, 1)] * 9:
+        cast_vote(records, show_pair(records, "bob", 0, better, worse).token, "left")
     standings = load_standings(records)
     assert [row.number for row in standings.rows] == [4, 1, 0]
     assert (standings.votes, standings.people) == (21, ("bob",))

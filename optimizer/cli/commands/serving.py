@@ -36,9 +36,9 @@ def password_for(host: str, file: Path | None, *, danger: str) -> str | None:
     Args:
         danger: what anyone who reaches the page can do, for the message.
     """
-    from optimizer.observe.http_gate import PASSWORD_VARIABLE, dashboard_password
+    from optimizer.observe.guarded_server import PASSWORD_VARIABLE, page_password
 
-    password = dashboard_password(file)
+    password = page_password(file)
     if password is None and not _is_loopback(host):
         fail(
             f"{host} can be reached from other machines, and anyone who reaches {danger}: give --password-file FILE or "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from basics.messages import counted
 from optimizer.cli.common import console, escaped, print_notes
-from optimizer.cli.views.tables import ReportTable
+from optimizer.cli.views.tables import FoldingTable
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.timing import BatchTiming, StudyTiming
 
@@ -14,7 +14,7 @@ MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
 def print_timing(plan: Plan, batch: BatchTiming, study: StudyTiming) -> None:
     """Print how long an image, a trial and the study take, and how much memory and disk they need."""
     items = len(plan.spec.suite.items())
-    table = ReportTable(f"measured here, on {counted(batch.images, 'image')}", show_header=False)
+    table = FoldingTable(f"measured here, on {counted(batch.images, 'image')}", show_header=False)
     table.add_row("an image", f"{duration(study.image_seconds)}, with its score")
     table.add_row("a trial", f"about {duration(study.trial_seconds)}: a merge in {duration(batch.merge_seconds)}, "
                   f"then {counted(items, 'image')}")  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from basics.messages import counted
 from optimizer.cli.common import console, escaped
-from optimizer.cli.views.tables import ReportTable
+from optimizer.cli.views.tables import FoldingTable
 from optimizer.voting.standings import Standing, Standings
 
 
@@ -14,7 +14,7 @@ def print_standings(study: str, standings: Standings) -> None:
         console.print(escaped(f"nobody has voted on {study} yet: mergetune study vote {study}"), soft_wrap=True)
         return
     over = next((row.over for row in standings.rows if row.over is not None), None)
-    table = ReportTable(escaped(f"{study}: {counted(standings.votes, 'vote')} by {', '.join(standings.people)}"))
+    table = FoldingTable(escaped(f"{study}: {counted(standings.votes, 'vote')} by {', '.join(standings.people)}"))
     table.head("trial", justify="right")
     table.head("what")
     table.head("votes", justify="right")
