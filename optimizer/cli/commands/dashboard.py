@@ -64,9 +64,8 @@ def _serve(
         with console.status("drawing the figures of each study"):
             refresh.refresh()
     server = make_server(database, folder, host, port, password, changes=changes)
-    serve(
-        server, host, "/dashboard/", "dashboard", show=show, begun=lambda: None if refresh is None else refresh.start()
-    )
+    begun = None if refresh is None else refresh.start
+    serve(server, host, "/dashboard/", "dashboard", show=show, begun=begun)
     if refresh is not None:
         refresh.end()
 

@@ -48,7 +48,7 @@ def password_for(host: str, file: Path | None, *, danger: str) -> str | None:
 
 
 def serve(
-    server: HttpServer, host: str, path: str, title: str, *, show: bool, begun: Callable[[], None] = lambda: None
+    server: HttpServer, host: str, path: str, title: str, *, show: bool, begun: Callable[[], None] | None = None
 ) -> None:
     """Print where a page is, and serve it until the process is interrupted.
 
@@ -63,7 +63,8 @@ def serve(
     console.print(escaped(f"{title}: {page}  (Ctrl-C to stop)"), soft_wrap=True)
     if show:
         _open_in_browser(page)
-    begun()
+    if begun is not None:
+        begun()
     with suppress(KeyboardInterrupt):
         server.run()
 
