@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.names import plain
 from optimizer.cli.commands.serving import Host, PasswordFile, Port, password_for, serve
 from optimizer.cli.common import (
     ArtifactFolder,
@@ -29,20 +30,22 @@ def vote(
     study: StudyName,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
-    person: Annotated[str | None, typer.Option(help="Your name, which the page begins with.")] = None,
+    person: Annotated[
+        str | None, typer.Option(parser=plain, metavar="NAME", help="Your name, which the page begins with.")
+    ] = None,
     host: Host = "127.0.0.1",
     port: Port = 8081,
     password_file: PasswordFile = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Serve a page on which people say which of two renders is better, without knowing which trials they are of."""
-    from optimizer.cli.workers.session import patiently
+    url = stored_url(storage)
+    database = database_to_change(url)
     from studies.records.stored_studies import open_study
     from studies.records.votes import forget_unanswered
 
+    records = open_study(database, study)
     password = password_for(host, password_file, danger="the page can vote")
-    url = stored_url(storage)
-    records = patiently(lambda: open_study(database_to_change(url), study))
     with loading_libraries():
         from optimizer.observe.guarded_server import guarded_server
         from optimizer.voting.application import LIMITS, VotePage
@@ -61,11 +64,10 @@ def votes(
     as_json: AsJson = False,
 ) -> None:
     """Show which trials people prefer, and how sure that is."""
-    from optimizer.cli.workers.session import patiently
+    database = database_to_read(storage)
     from studies.records.stored_studies import open_study
 
-    url = stored_url(storage)
-    records = patiently(lambda: open_study(database_to_read(url), study))
+    records = open_study(database, study)
     with loading_libraries():
         from optimizer.voting.standings import load_standings
 

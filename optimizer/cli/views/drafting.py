@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from basics.messages import counted
+from basics.quantities import duration
 from optimizer.cli.common import console, escaped, print_notes
 from optimizer.cli.views.tables import FoldingTable
-from optimizer.cli.views.timing import duration
 from optimizer.drafting.draft import Draft
 from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.machine import device_kind

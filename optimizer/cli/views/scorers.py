@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from basics.quantities import size
 from optimizer.cli.common import escaped
 from optimizer.cli.views.tables import FoldingTable
-from optimizer.cli.views.timing import size
 from scorers.kind import ScorerKind
 
 
