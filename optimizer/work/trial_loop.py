@@ -37,9 +37,9 @@ from optimizer.observe.events import (
     WorkerStarted,
     reporting_retry,
 )
-from optimizer.observe.study_sheet import LatestSheet
 from optimizer.runtime.machine import device_kind, machine_description
 from optimizer.runtime.setup import Runtime
+from optimizer.sheets.latest import LatestSheet
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, complete_parents, parent_trials
 from optimizer.trial.scored_images import read_images

@@ -13,7 +13,7 @@ from demo_study import ShortStudy, begin, reopen, write_spec
 from optuna.trial import Trial
 from optuna_dashboard import get_note
 
-from optimizer.outcome.final import FinalWatch, hold_final
+from optimizer.outcome.final import FinalProgress, hold_final
 from optimizer.runtime.plan import make_plan
 from optimizer.search.shortlist import by_value
 from optimizer.trial.best import load_best
@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
     "sampler": {"name": "tpe"},
     "final": {"top": 2},
 }
-SILENT = FinalWatch(started=lambda *_: None, rendered=lambda _: None, finished=lambda *_: None)
+SILENT = FinalProgress(started=lambda *_: None, rendered=lambda _: None)
 
 
 def contrasts(short: ShortStudy) -> list[float]:
@@ -62,7 +62,9 @@ def short(folder: Path, bound: float) -> ShortStudy:
     study.run(stop_after=3)
     study = reopen(folder)  # what is constrained is in the database alone
     study.run()
-    final = hold_final(study.runtime, load_trials(study.records), by_value(study.runtime.objective), SILENT)
+    final = hold_final(
+        study.runtime, load_trials(study.records), by_value(study.runtime.objective), SILENT, lambda *_: None
+    )
     store_final(study.records, final)
     return study
 

@@ -15,7 +15,7 @@ from demo_study import DEMO, ShortStudy, begin, reopen, short_spec
 from safetensors.torch import load_file, save_file
 
 from optimizer.errors import CheckpointError, UnscorableTrial
-from optimizer.outcome.final import FinalWatch, hold_final
+from optimizer.outcome.final import FinalProgress, hold_final
 from optimizer.runtime.plan import make_plan
 from optimizer.search.shortlist import by_value
 from optimizer.trial.scored_images import read_images
@@ -42,7 +42,7 @@ SMALL: dict[str, Any] = {
     "render": {"degenerate_limit": 8, "keep": "all"},
     "final": {"top": 1},
 }
-SILENT = FinalWatch(started=lambda *_: None, rendered=lambda _: None, finished=lambda *_: None)
+SILENT = FinalProgress(started=lambda *_: None, rendered=lambda _: None)
 
 
 def scores(short: ShortStudy, name: str) -> list[tuple[float, ...]]:
@@ -74,7 +74,9 @@ def test_a_parent_is_itself_and_a_merge_is_compared_with_its_stored_renders(shor
 
 
 def test_the_final_compares_with_held_out_renders_of_the_parent(short: ShortStudy) -> None:
-    final = hold_final(short.runtime, load_trials(short.records), by_value(short.runtime.objective), SILENT)
+    final = hold_final(
+        short.runtime, load_trials(short.records), by_value(short.runtime.objective), SILENT, lambda *_: None
+    )
     by_number = {each.number: each for each in final.finalists}
     assert by_number[0].image_scores["likeness_to_a"] == pytest.approx([1.0] * 8, abs=1e-9)
     assert by_number[1].image_scores["fidelity"] == pytest.approx([1.0] * 8, abs=1e-6)

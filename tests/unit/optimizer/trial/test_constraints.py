@@ -18,10 +18,10 @@ from optimizer.search.shortlist import by_value
 from optimizer.trial.best import best_of, objections
 from optimizer.trial.constraints import Bound, Constraints
 from optimizer.trial.gains import Evidence
+from optimizer.trial.judgement import flaws
 from optimizer.trial.objective import SINGLE, Objective, Scores, Term
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_gains, best_trials, would_be_best
-from optimizer.trial.verdict import flaws
 from scorers.protocol import ScorerInfo
 from studies.records.finals import Final
 from studies.records.values import Gain, StoredTrial
