@@ -205,7 +205,7 @@ def _found(trial: StoredTrial, finalist: Finalist | None, objective: Objective, 
         yield f"{name} {breach}"
     against = _refusal(name, finalist, objective.names)
     if against is None and not objective.terms:
-        lost = _loss(trial, finalist, objective.names)
+        lost = _loss(trial, finalist, objective.names, objective)
         against = None if lost is None else f"{name} {lost}"
     if against is not None:
         yield against
@@ -286,8 +286,8 @@ def _best_of_front(
     names = [name for name in objective.names if weights is None or weights.get(name)]
     finalists = {trial.number: _finalist(final, trial) for trial in ordered}
     found = {
-        trial.number: _breach(trial, finalists[trial.number], objective) or _loss(trial, finalists[trial.number], names)
-        for trial in ordered
+        number: _breach(trial, finalists[number], objective) or _loss(trial, finalists[number], names, objective)
+        for number, trial in ((trial.number, trial) for trial in ordered)
     }
     sound = [trial for trial in ordered if found[trial.number] is None]
     trial = (sound or ordered)[0]
@@ -314,12 +314,16 @@ def _best_of_front(
     )
 
 
-def _loss(trial: StoredTrial, finalist: Finalist | None, names: Sequence[str]) -> str | None:
+def _loss(trial: StoredTrial, finalist: Finalist | None, names: Sequence[str], objective: Objective) -> str | None:
     """Say in which objectives a member of a front surely loses to the better parent; None where in none."""
     if finalist is not None and finalist.failure is not None:
         return "failed in the final"
     gains, held_out = _gains(trial, finalist)
-    lost = [name for name in names if name in gains and is_surely_worse(gains[name])]
+    lost = [
+        name
+        for name in names
+        if name in gains and is_surely_worse(gains[name]) and not objective.is_compared(name, gains[name].parent)
+    ]
     return f"surely loses {losses(gains, lost)}{' in the final' if held_out else ''}" if lost else None
 
 

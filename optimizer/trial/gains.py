@@ -95,11 +95,15 @@ def gains(
 ) -> dict[str, Gain]:
     """Compute the trial's gain in every objective and every scorer, each against the parent that is better in it.
 
-    A scorer that leaves out all of these items has none.
+    A scorer that leaves out all of these items has none. One that compares with a parent is compared with the others,
+    where there are any: no merge is closer to a parent than that one is.
     """
-    return {
-        name: _gain(trial, parents, terms) for name, terms in terms_of(objective, infos).items() if trial.knows(terms)
-    }
+    found = {}
+    for name, terms in terms_of(objective, infos).items():
+        others = {letter: each for letter, each in parents.items() if not objective.is_compared(name, letter)}
+        if trial.knows(terms):
+            found[name] = _gain(trial, others or parents, terms)
+    return found
 
 
 def standard_errors(trial: Evidence, objective: Objective, infos: Mapping[str, ScorerInfo]) -> dict[str, float]:

@@ -85,7 +85,12 @@ def suspicion(candidate: Finalist, objective: Objective) -> str | None:
         return f"its gain in the search is a loss {losses(candidate.held_out, undone)} on renders that it never saw"
     if not objective.terms or SINGLE not in candidate.held_out:
         return None
-    lost = [term.scorer for term in objective.terms if is_surely_worse(candidate.held_out[term.scorer])]
+    lost = [
+        term.scorer
+        for term in objective.terms
+        if is_surely_worse(gain := candidate.held_out[term.scorer])
+        and not objective.is_compared(term.scorer, gain.parent)
+    ]
     in_sample = candidate.in_sample.get(SINGLE)
     gained = is_ahead(candidate.held_out[SINGLE]) or (in_sample is not None and is_ahead(in_sample))
     if not (gained and lost):

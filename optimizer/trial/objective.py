@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from optimizer.trial.constraints import UNCONSTRAINED, Constraints
 from optimizer.trial.weighted import weighted_mean
-from scorers.protocol import Direction, ScorerInfo
+from scorers.protocol import Direction, ScorerInfo, is_parent_letter
 from studies.records.values import StoredStudy
 from studies.spec.study import StudySpec
 
@@ -38,19 +38,25 @@ class Objective:
     directions: tuple[Direction, ...]
     terms: tuple[Term, ...]  # of the single number; empty if there are several objectives
     constraints: Constraints = UNCONSTRAINED
+    compared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Scorer -> letters of the parents with whose renders it compares: none can be closer to them than they are."""
 
     @classmethod
     def of(cls, spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> Objective:
         """Work out the objective of a spec, whose scorers `infos` describes."""
-        constraints = Constraints.of(spec)
+        constraints, compared = Constraints.of(spec), parents_compared(spec)
         if spec.objectives is not None:
             directions = tuple(infos[name].direction for name in spec.objectives)
-            return cls(names=spec.objectives, directions=directions, terms=(), constraints=constraints)
+            return cls(
+                names=spec.objectives, directions=directions, terms=(), constraints=constraints, compared=compared
+            )
         terms = []
         for name, term in spec.terms.items():
             sign = 1.0 if infos[name].direction == "maximize" else -1.0
             terms.append(Term(name, sign * term.weight / (term.unit or infos[name].unit)))
-        return cls(names=(SINGLE,), directions=("maximize",), terms=tuple(terms), constraints=constraints)
+        return cls(
+            names=(SINGLE,), directions=("maximize",), terms=tuple(terms), constraints=constraints, compared=compared
+        )
 
     @classmethod
     def of_study(cls, study: StoredStudy) -> Objective:
@@ -63,12 +69,22 @@ class Objective:
             return {SINGLE: sum(term.factor * means[term.scorer] for term in self.terms)}
         return {name: means[name] for name in self.names}
 
+    def is_compared(self, name: str, letter: str) -> bool:
+        """Return whether a scorer compares with this parent, so that every merge is behind it."""
+        return letter in self.compared.get(name, ())
+
     def formula(self) -> str:
         """Write the objective as a formula, for reports."""
         if not self.terms:
             pairs = zip(self.directions, self.names, strict=True)
             return ", ".join(f"{direction} {name}" for direction, name in pairs)
         return " ".join(f"{term.factor:+.4g} {term.scorer}" for term in self.terms).removeprefix("+")
+
+
+def parents_compared(spec: StudySpec) -> dict[str, tuple[str, ...]]:
+    """Return scorer -> letters of the parents with whose renders it compares; only those that have some."""
+    letters = {name: tuple(filter(is_parent_letter, models)) for name, models in spec.references.items()}
+    return {name: found for name, found in letters.items() if found}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,13 +34,14 @@ SSIM_UNIT = 0.02
 
 
 def cosine(features: Tensor, others: Tensor) -> Tensor:
-    """Compute the cosine of paired features [n, d]: float64 [n] in -1..1."""
+    """Compute the cosine of paired features [n, d]: float64 [n] in -1..1; exactly 1 for equal ones."""
     one, other = (F.normalize(each.double(), dim=-1) for each in (features, others))
-    return (one * other).sum(dim=-1).clamp(-1.0, 1.0)
+    found = (one * other).sum(dim=-1).clamp(-1.0, 1.0)
+    return torch.where((features == others).all(dim=-1), 1.0, found)
 
 
 def ssim(image: Tensor, other: Tensor) -> float:
-    """Compute the structural similarity of two images, uint8 [3, h, w] of one size, in -1..1.
+    """Compute the structural similarity of two images, uint8 [3, h, w] of one size, in -1..1; exactly 1 if equal.
 
     Raises:
         ValueError: their sizes differ.
@@ -49,6 +50,8 @@ def ssim(image: Tensor, other: Tensor) -> float:
 
     if image.shape != other.shape:
         raise ValueError(f"expected images of one size, got {list(image.shape)} and {list(other.shape)}")
+    if torch.equal(image, other):
+        return 1.0
     one, reference = (each.cpu().double()[None] for each in (image, other))
     return float(structural_similarity_index_measure(one, reference, data_range=255.0))  # type: ignore[arg-type]
 

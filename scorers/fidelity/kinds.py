@@ -14,7 +14,7 @@ from scorers.config import ClipModelSettings, ScorerSettings, SpecPath, spec_pat
 from scorers.kind import ScorerKind, by_name
 from scorers.networks.clip_files import ClipNeed
 from scorers.protocol import ScorerInfo, is_parent_letter
-from scorers.weights.needs import Need, OwnFile
+from scorers.weights.needs import ComparedCheckpoint, Need, OwnFile
 
 FIDELITY = ScorerInfo(
     name="fidelity",
@@ -61,21 +61,12 @@ class FidelitySettings(ScorerSettings):
 def _needs(settings: FidelitySettings | None) -> tuple[Need, ...]:
     if settings is None:
         return (ClipNeed(settings=ClipModelSettings()),)
-    found: list[Need] = [] if is_parent_letter(settings.to) else [checkpoint_need(settings.to)]
+    found: list[Need] = [] if is_parent_letter(settings.to) else [ComparedCheckpoint(named=Path(settings.to))]
     if settings.by == "clip":
         found.append(ClipNeed(settings=settings.clip))
     if settings.by == "network":
         found.append(OwnFile(named=settings.weights, title="weights of a timm network", setting="weights"))
     return tuple(found)
-
-
-def checkpoint_need(to: str) -> OwnFile:
-    """Return the need of a checkpoint to compare with.
-
-    Args:
-        to: its absolute path.
-    """
-    return OwnFile(named=Path(to), title="a checkpoint to compare with", setting="to")
 
 
 def _references(settings: FidelitySettings) -> tuple[str, ...]:

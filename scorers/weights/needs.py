@@ -106,6 +106,30 @@ class OwnFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComparedCheckpoint:
+    """A checkpoint file of the user's own, with whose renders a scorer compares."""
+
+    named: Path
+    title: str = "a checkpoint to compare with"
+    size_bytes: None = None
+    licence: None = None
+
+    @property
+    def source(self) -> str:
+        return str(self.named)
+
+    def require_named(self) -> None:
+        if not self.named.is_file():
+            raise ReferenceImagesError(
+                f"no checkpoint file at {self.named}, named by option 'to': correct the path, or name a parent by its "
+                "letter, such as A"
+            )
+
+    def is_here(self, _cache_dir: Path) -> bool:
+        return self.named.is_file()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReferenceFolder:
     """A folder of the user's own images."""
 

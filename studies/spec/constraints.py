@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Self
 
@@ -49,10 +50,11 @@ def check_constraints(constraints: Mapping[str, ConstraintSettings], infos: Mapp
             msg = f"constraints: there is no scorer {name[:100]!r} under `scorers`: {unknown_name(name, infos)}"
             raise ValueError(msg)
         low, high = infos[name].range
+        gives = f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}"
         for title, value in (("min", constraint.min), ("max", constraint.max)):
             if value is not None and not low <= value <= high:
                 msg = (
-                    f"constraints: {name}: {title} {value:g} is outside of what {infos[name].label} gives, {low:g} to "
-                    f"{high:g}: give a value between these"
+                    f"constraints: {name}: {title} {value:g} is outside of what {infos[name].label} gives, {gives}: "
+                    "give a value inside"
                 )
                 raise ValueError(msg)
