@@ -54,6 +54,9 @@ HELD_OUT: Mapping[str, Gain | None] = {
 OUTDATED = ("outdated", "lost and outdated")
 FRONTS = ("front", "front lost", "front of a parent")
 STUDIES = ("none", "parent", *HELD_OUT, *FRONTS)
+FAST = ("none", "confirmed", "lost and outdated", "front", "front lost", "front of a parent")
+# For what takes seconds: the others differ in nothing that a faster test of the same study does not show.
+SOME = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in STUDIES]
 REFUSED = ("parent", "lost", "failed", "lost and outdated", "front lost", "front of a parent")
 
 
@@ -224,7 +227,7 @@ def reported(folder: Path, name: str) -> tuple[Results, Verdict]:
 
 
 class TestEveryPlaceNamesTheSameTrial:
-    @pytest.mark.parametrize("name", STUDIES)
+    @pytest.mark.parametrize("name", SOME)
     def test_the_command_line(self, folder: Path, call: Call, name: str) -> None:
         shown = call("study", "show", name, code=0).out
         compared = call("study", "compare", "other", name, code=0).out
@@ -270,7 +273,7 @@ class TestEveryPlaceNamesTheSameTrial:
             claimed = [heading for heading, _ in sheet.columns if re.search(r"\+(?!0 )[\d.]+ \(", heading)]
             assert not (claimed and name in ("lost", "failed", "lost and outdated", "front lost")), claimed
 
-    @pytest.mark.parametrize("name", STUDIES)
+    @pytest.mark.parametrize("name", SOME)
     def test_the_dashboard(self, folder: Path, name: str) -> None:
         records, number = open_records(folder, name), expected(folder, name)
         artifacts = Artifacts.beside(records.database.url)
@@ -352,7 +355,7 @@ def test_a_gain_that_the_final_refuted_is_not_shown_as_the_result(folder: Path, 
     assert not re.search(r"[+-]\d", row), "a number looks like a result"
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", SOME)
 def test_an_export_is_offered_where_it_is_not_refused(folder: Path, call: Call, name: str) -> None:
     records = open_records(folder, name)
     describe_study(records, Artifacts.beside(records.database.url))

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from fake_card import CARD, FakeCard, registered_worker
-from live import weighted
+from live import weighted, with_small_unet
 from marked_files import COSXL, PLAYGROUND, V_PRED, ZERO_SNR, write_header, write_marked
 from merge_cases import Case
 from small_files import small_parents
@@ -31,7 +30,6 @@ from optimizer.rendering.prediction import agreed_prediction
 from optimizer.rendering.prompts.encoder import PromptEncoder
 from optimizer.rendering.render import Renderer
 from optimizer.rendering.sampling.sample import sample
-from optimizer.rendering.unet import LaunchedUnet
 from search_spaces.blocks import Architecture
 from studies.recipe.recipe import Operation
 from studies.spec.samplers import SAMPLERS, SamplerName
@@ -106,22 +104,9 @@ def models(residents: Mapping[Architecture, ResidentModel], card: FakeCard) -> M
 
 @pytest.fixture(scope="module")
 def small(models: Mapping[Architecture, LiveModels], card: FakeCard) -> Mapping[Architecture, LiveModels]:
-    """The same with a U-Net of one block on the way down and one up: a tenth of the calls, for what surrounds them."""
-    few: dict[str, Any] = {
-        "down_block_types": ["CrossAttnDownBlock2D"],
-        "mid_block_type": None,
-        "up_block_types": ["CrossAttnUpBlock2D"],
-        "block_out_channels": [32],
-        "layers_per_block": 1,
-        "transformer_layers_per_block": 1,
-        "attention_head_dim": 8,
-    }
-    found = {}
+    """The same, for tests of what surrounds the U-Net."""
     with registered_worker(card):
-        for name, live in models.items():
-            unet = UNet2DConditionModel.from_config({**live.unet.config, **few}).to(CARD, HALF).requires_grad_(False)
-            found[name] = replace(live, unet=unet, unet_call=LaunchedUnet(unet))
-    return found
+        return {name: with_small_unet(live) for name, live in models.items()}
 
 
 @pytest.mark.parametrize("architecture", list(Architecture))
