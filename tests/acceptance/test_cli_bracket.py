@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import shutil
@@ -16,12 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
-from command_line import Call, caller, enter
+from command_line import Call, caller, enter, run_in
 from demo_study import DEMO, short_spec
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from optimizer.cli import main
 from studies.spec.study import load_spec
 
 RATIOS = {"a": 0.1, "b": 0.4, "c": 0.5, "d": 0.6, "e": 0.9}
@@ -42,7 +40,7 @@ def merges(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = folder / "recipe.yaml"
     for name, ratio in RATIOS.items():
         recipe.write_text(yaml.safe_dump({"parents": parents, "ratio": ratio}))
-        _run("merge", str(recipe), "-o", str(folder / f"{name}.safetensors"))
+        run_in(folder, "merge", recipe, "-o", f"{name}.safetensors")
     recipe.unlink()
     return folder
 
@@ -53,18 +51,9 @@ def played(merges: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("played")
     spec = folder / "spec.yaml"
     spec.write_text(yaml.safe_dump(dict(SPEC)))
-    said = _run("bracket", str(merges), "--suite", str(spec), "--folder", str(folder / "bracket"))
+    said = run_in(folder, "bracket", merges, "--suite", spec)
     (folder / "said.txt").write_text(said)
     return folder
-
-
-def _run(*arguments: str) -> str:
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
-        patch.setattr(sys, "argv", ["mergetune", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main.run()
-    assert ended.value.code == 0
-    return said.getvalue()
 
 
 @pytest.fixture

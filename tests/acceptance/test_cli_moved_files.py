@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from command_line import Call, enter
+from command_line import Call, enter, run_in
 from demo_study import DEMO, PROMPTS, SMALL, short_spec, write_spec
 from diffusers_pipelines import small_pipeline
 from safetensors.torch import load_file, save_file
@@ -85,14 +85,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a project and the database of its study, of which no trial has run."""
     place = tmp_path_factory.mktemp("place")
     write_project(place / "project")
-    with pytest.MonkeyPatch.context() as patch:
-        enter(place, patch)
-        patch.setattr("sys.argv", ["mergetune", "study", "start", "project/study.yaml", "--detach"])
-        from optimizer.cli.main import run
-
-        with pytest.raises(SystemExit) as ended:
-            run()
-        assert ended.value.code == 0
+    run_in(place, "study", "start", "project/study.yaml", "--detach")
     return place
 
 

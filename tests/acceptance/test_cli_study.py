@@ -17,8 +17,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from command_line import Call, caller, enter
-from command_line import run_program as run
+from command_line import Call, caller, enter, run_in
 from demo_study import write_spec
 from safetensors import safe_open
 
@@ -50,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert 'Continue with: mergetune study resume "short"' in seen
     line = r"trial 2, 3/13 \| uniform 0.25: objective .*gain .*merge .* s, render .* s, score .* s"
     assert re.search(line, seen), seen
-    resumed = run(folder, "study", "resume", "short")
+    resumed = run_in(folder, "study", "resume", "short")
     assert "trial 12, 13/13" in resumed
     assert "trial 2, 3/13" not in resumed
     assert "final 7/7: trial " in resumed
