@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from optimizer.errors import PromptError
 from optimizer.trial.best import Best, best_of, load_results
-from optimizer.trial.gains import mean_interval
 from optimizer.trial.objective import SINGLE, Objective, Scores
 from optimizer.trial.repeats import first_of_each, positions_once
+from optimizer.trial.standard_errors import mean_interval
 from optimizer.trial.stored_scores import trial_scores
 from optimizer.trial.weighted import grouped
 from scorers.protocol import Direction, ScorerInfo
@@ -55,7 +55,7 @@ class Paired:
     name: str  # of a scorer, or "objective"
     direction: Direction
     difference: float
-    low: float | None  # lower end of the 95 % interval; None for a single item
+    low: float | None  # lower end of the 95 % interval, over prompts as that of a gain; None for a single item
     high: float | None  # upper end
     items: int
 
@@ -243,8 +243,12 @@ def _paired(name: str, direction: Direction, lines: Sequence[NDArray[np.float64]
         lines: [items] each, NaN where a scorer leaves one out.
         side: the study whose weights count.
     """
-    positions, weights = _positions(side), side.scores.weights
+    positions, scores = _positions(side), side.scores
     chosen = [line[positions] for line in lines]
-    difference, low, high = mean_interval(chosen, None if weights is None else weights[positions])
+    difference, low, high = mean_interval(
+        chosen,
+        None if scores.weights is None else scores.weights[positions],
+        None if scores.prompts is None else scores.prompts[positions],
+    )
     items = int(np.any([~np.isnan(line) for line in chosen], axis=0).sum())
     return Paired(name=name, direction=direction, difference=difference, low=low, high=high, items=items)

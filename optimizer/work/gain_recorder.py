@@ -10,7 +10,8 @@ from optimizer.errors import OptimizerError, StorageError
 from optimizer.observe.trial_notes import trial_note
 from optimizer.runtime.plan import Plan
 from optimizer.search.depth.ties import Split, split_of
-from optimizer.trial.gains import Evidence, gains, standard_errors
+from optimizer.trial.evidence import Evidence
+from optimizer.trial.gains import gains, standard_errors
 from optimizer.trial.objective import Scores
 from optimizer.trial.ranking import parent_trials
 from optimizer.trial.repeats import first_of_each, positions_once

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from studies.recipe.recipe import Recipe
 from studies.records.batch_limits import BatchLimit
@@ -16,6 +16,8 @@ from studies.spec.study import StudySpec
 
 State = Literal["running", "complete", "failed"]
 Status = Literal["active", "paused", "stopped"]
+Basis = Literal["prompts", "images"]
+"""What an interval is over: prompts, each with the mean of its images, or images where it cannot be over prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +51,32 @@ class StoredStudy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """How much better than the better parent, with the 95 % interval over the suite's items.
+    """How much better than the better parent, with the 95 % interval.
 
     Positive is better whatever the score's direction; `low` and `high` are None where no interval can be given
-    (one item only).
+    (one image only).
     """
 
     value: float
     low: float | None
     high: float | None
     parent: str  # letter of the parent compared with: the better one in this score
+    basis: Basis | None = None  # what the interval is over; None: over images, from an earlier version
+
+    @property
+    def stored(self) -> list[Any]:
+        """It as the database keeps it."""
+        return [self.value, self.low, self.high, self.parent, *([] if self.basis is None else [self.basis])]
+
+    @classmethod
+    def read(cls, stored: Sequence[Any]) -> Gain:
+        """Read what `stored` gave.
+
+        Raises:
+            ValueError, TypeError: it is malformed.
+        """
+        value, low, high, parent, *basis = stored
+        return cls(value=value, low=low, high=high, parent=parent, basis=basis[0] if basis else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
