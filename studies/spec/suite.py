@@ -398,6 +398,12 @@ class SuiteSettings(FrozenSettings):
         return len({prompt.weight for prompt in self.prompts}) == 1 and not any(each.without for each in self.prompts)
 
     @property
+    def has_alike_prompts(self) -> bool:
+        """Whether several images have one prompt."""
+        items = self.items()
+        return len({item.prompt for item in items}) < len(items)
+
+    @property
     def lora_strengths(self) -> tuple[tuple[float, float], ...]:
         """The strengths of each of `loras` for the U-Net and for the text encoders."""
         return tuple(

@@ -15,7 +15,7 @@ from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
 from optimizer.trial.best import role_in_final
-from optimizer.trial.gain_text import gain_text
+from optimizer.trial.gain_text import basis_notes, gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.repeats import note_of_repeats
 from optimizer.trial.verdict import flaws
@@ -176,6 +176,8 @@ def print_final(records: StudyRecords, final: Final, trials: Sequence[StoredTria
     console.print(final_table(records.study, final, objective))
     for line in final_lines(records, final, objective):
         console.print(escaped(line), soft_wrap=True)
+    held_out = [candidate.held_out for candidate in final.candidates]
+    print_notes(f"final: {note}" for note in basis_notes(held_out, records.study.spec.held_out))
     if final.is_outdated(trials):
         console.print(
             "[yellow]the final is outdated:[/] more trials have finished since; hold it again with: "

@@ -106,7 +106,13 @@ def _final(final: Final) -> dict[str, Any]:
 
 def _gains(gains: Mapping[str, Gain]) -> dict[str, dict[str, Any]]:
     return {
-        name: {"value": _number(gain.value), "low": _number(gain.low), "high": _number(gain.high), "over": gain.parent}
+        name: {
+            "value": _number(gain.value),
+            "low": _number(gain.low),
+            "high": _number(gain.high),
+            "over": gain.parent,
+            "basis": gain.basis,
+        }
         for name, gain in gains.items()
     }
 

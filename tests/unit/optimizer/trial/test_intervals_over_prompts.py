@@ -60,7 +60,7 @@ def test_seeds_that_agree_add_nothing_to_what_prompts_say() -> None:
 def test_prompts_count_by_the_weights_of_their_images() -> None:
     counts, generator = (1, 2, 4, 2, 3), np.random.default_rng(2)
     x, weights, of = generator.normal(size=12), generator.uniform(0.5, 3.0, size=12), numbers(*counts)
-    totals = np.bincount(of, weights)
+    totals = np.bincount(of, weights).astype(np.float64)
     means = np.bincount(of, weights * x) / totals
     found, expected = standard_error(images(of, weights, x=x), X), spread(means, totals)
     assert expected is not None
