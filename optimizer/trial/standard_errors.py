@@ -33,6 +33,7 @@ from optimizer.trial.weighted import (
     spread_of_sum,
     weighted_mean,
 )
+from scorers.errors import SuiteImagesError
 from studies.records.values import Basis
 
 CONFIDENCE: Final = 0.95
@@ -117,7 +118,10 @@ def _spread_of_set(side: Evidence, scorer: str, factor: float, clusters: Numbers
     share, seen = counts / own.size, counts > 0
     if seen.sum() < 2 or own.size - counts.max() < FEWEST_LEFT:
         return None
-    change = side.scores.by_set[scorer] - side.leaving_out(scorer, clusters)
+    try:
+        change = side.scores.by_set[scorer] - side.leaving_out(scorer, clusters)
+    except SuiteImagesError:  # it takes no fewer images than the suite has
+        return None
     residuals = np.zeros(counts.size)
     residuals[seen] = change * (1 - share[seen]) / share[seen]
     return spread_of_residuals(factor * (residuals - np.sum(share * residuals)), share)

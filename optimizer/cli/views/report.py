@@ -11,7 +11,9 @@ from basics.messages import counted, in_one_line
 from optimizer.cli.common import console, escaped, print_notes
 from optimizer.cli.views.final import print_final, print_repeats
 from optimizer.cli.views.front import print_front
+from optimizer.cli.views.groups import print_groups
 from optimizer.cli.views.tables import ReportTable
+from optimizer.report.results import results_with
 from optimizer.search.depth.ties import split_before, split_in_words
 from optimizer.search.stopping import own_trials, stored_end
 from optimizer.trial.best import BEST_MERGE, REASONS, Best, best_of, load_results
@@ -131,6 +133,8 @@ def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[st
     _print_progress(records, trials)
     if final is not None:
         print_final(records, final, trials, objective)
+    if best is not None:
+        print_groups(results_with(records, objective, trials, final, best))
     if best is not None:
         console.print(f"best: {escaped(best_in_words(best, objective))}", soft_wrap=True)
 

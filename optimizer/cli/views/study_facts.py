@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from optimizer.cli.views.report import study_objective
+from optimizer.report.groups import gains_by_group
+from optimizer.report.results import Results, results_with
 from optimizer.search.stopping import stored_end
 from optimizer.trial.best import best_of, load_results
 from optimizer.trial.stored_scores import trial_scores
@@ -52,8 +54,20 @@ def study_facts(records: StudyRecords, weights: Mapping[str, float] | None = Non
             "caveat": best.caveat,
             "refusal": best.refusal,
         },
+        "groups": None if best is None else _groups(results_with(records, objective, trials, final, best)),
         "trials": [_trial(records, trial) for trial in trials],
         "final": None if final is None else _final(final),
+    }
+
+
+def _groups(results: Results) -> dict[str, Any]:
+    """Return the gains of the best merge by group of prompts, in the search and held out; nothing without groups."""
+    return {
+        where: [
+            {"group": each.group, "prompts": each.prompts, "images": each.items, "gains": _gains(each.gains)}
+            for each in gains_by_group(results, held_out=held_out).groups
+        ]
+        for where, held_out in (("search", False), ("held_out", True))
     }
 
 

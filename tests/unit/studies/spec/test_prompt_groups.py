@@ -12,12 +12,12 @@ from studies.errors import SpecError, StudyChangedError
 from studies.spec.fingerprints import refuse_changed_spec
 from studies.spec.study import StudySpec, parse_spec
 
-PROMPTS = "[{prompt: a, group: people}, {prompt: b, group: text, without: [clipping]}, c]"
+PROMPTS = "[{prompt: a, group: people}, {prompt: b, group: text}, c]"
+OF_PEOPLE = "{sharpness: {groups: [people]}, clipping: }"
+OF_X = "{sharpness: {groups: [x]}, clipping: }"
 
 
-def spec(
-    prompts: str = PROMPTS, scorers: str = "{sharpness: {groups: [people]}, clipping: }", more: str = ""
-) -> StudySpec:
+def spec(prompts: str = PROMPTS, scorers: str = OF_PEOPLE, more: str = "") -> StudySpec:
     text = (
         "study: s\nparents: [a.safetensors, b.safetensors]\n"
         f"scorers: {scorers}\nsuite: {{prompts: {prompts}, seeds: [1, 2]}}\n{more}"
