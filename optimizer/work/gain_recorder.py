@@ -47,7 +47,6 @@ class GainRecorder:
         self._plan, self._objective, self._scoring = plan, plan.objective, scoring
         self._optuna_id = optuna_study_id(records)
         self._first = first_of_each(plan.spec.suite, plan.space.architecture)
-        self._has_alike_prompts = plan.spec.suite.has_alike_prompts
         self._evidence: dict[int, Evidence] = {}  # of trials that others are compared with: parents and incumbents
 
     def stored_trial(self, number: int) -> StoredTrial:
@@ -83,7 +82,7 @@ class GainRecorder:
             return
         evidence = {letter: self.known_evidence(trial) for letter, trial in finished.items()}
         for trial in trials:
-            if trial.state == "complete" and not self._has_gains(trial):
+            if trial.state == "complete" and not trial.has_gains:
                 items = list(range(len(self._plan.spec.suite.items())))
                 if trial.estimated:
                     items = [render.item for render in stored_renders.load_renders(self._records, trial)]
@@ -98,11 +97,6 @@ class GainRecorder:
                 stored_trials.store_gains(self._records, trial, found, errors)
                 if trial.number != current:  # its note was written before the parents had ended, or not at all
                     self.describe(self.stored_trial(trial.number))
-
-    def _has_gains(self, trial: StoredTrial) -> bool:
-        """Return whether a trial's gains are stored, with intervals over prompts where these can be."""
-        known = all(gain.basis is not None for gain in trial.gains.values())
-        return bool(trial.gains) and (known or not self._has_alike_prompts)
 
     def describe(self, trial: StoredTrial) -> None:
         """Write the trial's note for the dashboard."""

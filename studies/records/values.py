@@ -133,6 +133,11 @@ class StoredTrial:
         return self.incumbent is not None
 
     @property
+    def has_gains(self) -> bool:
+        """Whether its gains are stored, with what their intervals are over; those of an earlier version lack it."""
+        return bool(self.gains) and all(gain.basis is not None for gain in self.gains.values())
+
+    @property
     def is_whole(self) -> bool:
         """Whether it is complete and has all items, so that it may be the best."""
         return self.state == "complete" and not self.estimated
