@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,13 +65,33 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
         self.driver.get(url)
 
+    def wait_for(self, condition: str, seconds: float = 60.0) -> None:
+        """Wait until a JavaScript expression is true of the page.
+
+        Raises:
+            AssertionError: it did not become true in that time.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.script(f"return Boolean({condition})"):
+            assert time.monotonic() < deadline, f"{condition} did not become true in {seconds:g} s: {self.text}"
+            time.sleep(0.25)
+
+    @property
+    def text(self) -> str:
+        """What the page says."""
+        return str(self.script("return document.body.innerText"))
+
     def script(self, text: str) -> Any:
         """Run a script in the page, and return what it returns."""
         return self.driver.execute_script(text)
 
-    def complaints(self) -> list[str]:
-        """Return what stands in the console since this was asked last."""
-        return [entry["message"] for entry in self.driver.get_log("browser")]
+    def complaints(self, *, severe: bool = False) -> list[str]:
+        """Return what stands in the console since this was asked last.
+
+        Args:
+            severe: whether only errors count.
+        """
+        return [e["message"] for e in self.driver.get_log("browser") if not severe or e["level"] == "SEVERE"]
 
     def requests(self) -> set[str]:
         """Return the URLs that pages asked for since this was asked last, without data and the browser's own."""

@@ -18,10 +18,11 @@ from optimizer.trial.gains import gains
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.trial.stored_scores import scores_of, trial_scores
-from studies.files.artifacts import Artifacts, RenderFile, render_file
+from studies.files.artifacts import Artifacts, RenderFile
 from studies.records import stored_renders, stored_trials, tables
 from studies.records.database import open_database
 from studies.records.finals import store_final
+from studies.records.kept_renders import render_name
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
@@ -37,7 +38,7 @@ class ReportedStudy:
 
     @property
     def objective(self) -> Objective:
-        return Objective.of(self.records.study.spec, self.records.study.spec.infos)
+        return Objective.of_study(self.records.study)
 
     def page(self, **options: Any) -> str:
         return report_page(self.records, self.objective, self.artifacts, **options)
@@ -147,6 +148,6 @@ def store_final_pictures(study: ReportedStudy, numbers: Sequence[int], size: tup
 
 def _renders(suite: SuiteSettings, number: int, size: tuple[int, int], drawn: Any) -> list[RenderFile]:
     return [
-        RenderFile(file=render_file(number, label), pixels=drawn(item, number, size))
+        RenderFile(file=render_name(number, label), pixels=drawn(item, number, size))
         for label, item in zip(suite.render_labels(), suite.items(), strict=True)
     ]

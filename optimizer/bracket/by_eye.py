@@ -43,7 +43,7 @@ class EyeJudge:
         items = shown.suite.items()
         columns = [("left", sides[0].images), ("right", sides[1].images)]
         title = f"round {shown.match.round}: left or right?"
-        sheet = comparison_sheet(title, columns, row_captions(items), blocks=1 if len(items) <= ROWS else 2)
+        sheet = comparison_sheet(title, columns, row_captions(items), tables=1 if len(items) <= ROWS else 2)
         path = self.folder / f"round-{shown.match.round}-{shown.match.upper}-{shown.match.lower}.png"
         self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:

@@ -45,8 +45,8 @@ class Spot:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """The content of the U-Net's picture."""
+class Diagram:
+    """What the diagram of a U-Net says: a number for every place, and how much it mattered."""
 
     slot: Slot
     trial: StoredTrial
@@ -99,7 +99,7 @@ def _two_columns(in_order: Sequence[str]) -> dict[str, Spot]:
     return arranged
 
 
-def picture_of(insight: Insight, findings: Findings) -> Picture:
+def diagram_of(insight: Insight, findings: Findings) -> Diagram:
     """Describe the ratio slot that matters most, in the study's best merge."""
     space, trial = insight.space, insight.shown
     totals = {
@@ -115,7 +115,7 @@ def picture_of(insight: Insight, findings: Findings) -> Picture:
     )
     bounds = [bound for parameter in parameters for bound in (parameter.low, parameter.high)]
     scale = [*(values or {}).values(), *bounds]
-    return Picture(
+    return Diagram(
         slot=space.slots[index],
         trial=trial,
         role=f"{insight.shown_as} ({insight.best.reason})" if insight.shown_as == "best" else insight.shown_as,
@@ -145,7 +145,7 @@ def draw_insight(path: Path, insight: Insight) -> None:
     for index, findings in enumerate(insight.findings):
         upper = parts[2 * index].subplots(1, 2, width_ratios=[1.15, 1.0])
         _title(parts[2 * index], insight, findings)
-        _draw_unet(upper[0], insight, picture_of(insight, findings))
+        _draw_unet(upper[0], insight, diagram_of(insight, findings))
         _draw_progress(upper[1], insight, findings)
         _draw_effects(parts[2 * index + 1], insight, findings, rows)
     with open_to_write(path) as file:
@@ -162,30 +162,30 @@ def _title(figure: SubFigure, insight: Insight, findings: Findings) -> None:
 # ------------------------------------------------------------------------------------------- the U-Net
 
 
-def _draw_unet(axes: Axes, insight: Insight, picture: Picture) -> None:
+def _draw_unet(axes: Axes, insight: Insight, diagram: Diagram) -> None:
     """Draw the blocks in the colour of their ratio, each with an importance bar on its outer side."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
     colours = LinearSegmentedColormap.from_list("ratio", list(COLOURS))
-    norm = Normalize(picture.low, picture.high)
+    norm = Normalize(diagram.low, diagram.high)
     where = spots(insight.space.architecture)
     _skips(axes, where)
     for place, spot in where.items():
-        _draw_place(axes, place, spot, picture, colours, norm)
+        _draw_place(axes, place, spot, diagram, colours, norm)
     bottom = min(spot.y for spot in where.values())
     axes.set_xlim(-7.1, 7.1)
     axes.set_ylim(bottom - 1.6, 1.1)
     axes.axis("off")
-    axes.text(0, 0.75, _unet_heading(picture), ha="center", va="center", fontsize=10, color=DARK, parse_math=False)
+    axes.text(0, 0.75, _unet_heading(diagram), ha="center", va="center", fontsize=10, color=DARK, parse_math=False)
     note = "bar beside a block: importance (PED-ANOVA), as a share of the total"
-    if picture.shared:
+    if diagram.shared:
         note += "\nblocks that share one number all show its importance"
     axes.text(0, bottom - 0.85, note, ha="center", va="top", fontsize=9, color=DARK)
     bar = axes.figure.colorbar(
         ScalarMappable(norm, colours), ax=axes, orientation="horizontal", shrink=0.5, pad=0.0, aspect=40
     )
-    bar.set_label(label_of(picture.slot), fontsize=9, parse_math=False)
+    bar.set_label(label_of(diagram.slot), fontsize=9, parse_math=False)
 
 
 def label_of(slot: Slot) -> str:
@@ -193,11 +193,11 @@ def label_of(slot: Slot) -> str:
     return f"ratio of {slot.name}" if slot.kind == "ratio" else slot.name
 
 
-def _unet_heading(picture: Picture) -> str:
-    trial = f"trial {picture.trial.number}, {picture.trial.title}: {picture.role}"
-    if picture.values is None:
+def _unet_heading(diagram: Diagram) -> str:
+    trial = f"trial {diagram.trial.number}, {diagram.trial.title}: {diagram.role}"
+    if diagram.values is None:
         return f"{trial}; it is outside the search space, so blocks have no colours"
-    return f"colour and number: {label_of(picture.slot)} in {trial}"
+    return f"colour and number: {label_of(diagram.slot)} in {trial}"
 
 
 def _skips(axes: Axes, where: Mapping[str, Spot]) -> None:
@@ -213,15 +213,15 @@ def _skips(axes: Axes, where: Mapping[str, Spot]) -> None:
 
 
 def _draw_place(
-    axes: Axes, place: str, spot: Spot, picture: Picture, colours: LinearSegmentedColormap, norm: Normalize
+    axes: Axes, place: str, spot: Spot, diagram: Diagram, colours: LinearSegmentedColormap, norm: Normalize
 ) -> None:
     """Draw one place with its label and importance bar; a fixed place has a dashed outline and no bar."""
     from matplotlib.patches import FancyBboxPatch, Rectangle
 
     width, height = BOX
-    value = None if picture.values is None else picture.values[place]
-    share = picture.shares.get(place)
-    largest = max(picture.shares.values()) or 1.0
+    value = None if diagram.values is None else diagram.values[place]
+    share = diagram.shares.get(place)
+    largest = max(diagram.shares.values()) or 1.0
     colour = "white" if value is None else colours(norm(value))
     outline = 0.6 if share is None else 0.8 + 2.4 * share / largest
     corner = (spot.x - width / 2, spot.y - height / 2)

@@ -1,1 +1,1 @@
-"""How people and programs watch the work: events, logs, metrics, the dashboard."""
+"""How people and programs watch the work: events, logs, metrics, notes of trials."""

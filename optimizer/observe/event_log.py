@@ -22,8 +22,8 @@ from typing import Any
 from basics.names import typed_path
 from optimizer.errors import ObservationError
 from optimizer.observe.events import Event, FinalHeld, TrialEnded, TrialFailed, TrialLost, WorkerLeft
+from optimizer.trial.judgement import is_ahead
 from optimizer.trial.objective import SINGLE
-from optimizer.trial.verdict import is_ahead
 from studies.records.values import Gain
 
 PACKAGES = ("optimizer", "studies", "scorers", "search_spaces", "basics")  # whose log records are events too

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
-from basics.texts import visible
+from basics.markdown import escaped
 from optimizer.runtime.plan import Plan
 from optimizer.search.depth.ties import Split, split_in_words
 from optimizer.trial.gain_text import interval_text, signed
 from optimizer.trial.ranking import stopped_after
 from search_spaces.blocks import places
 from studies.records.values import Gain, StoredTrial
-
-_MARKS = re.compile(r"([\\`*\[\]|~$])")  # what Markdown takes for more than itself within a line or a table
-
-
-def in_markdown(text: str) -> str:
-    """Return a text of others as Markdown shows it: one line, without markup, HTML or control characters."""
-    one_line = " ".join(visible(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKS.sub(r"\\\1", one_line)
 
 
 def trial_note(
@@ -38,9 +29,9 @@ def trial_note(
         split: the sections searched block by block so far, with `granularity: auto`.
         study_id, trial_id: Optuna's.
     """
-    proposed = f", proposed by {in_markdown(trial.title)}" if trial.origin.kind == "sampler" else ""
+    proposed = f", proposed by {escaped(trial.title)}" if trial.origin.kind == "sampler" else ""
     name = trial.name if proposed else trial.title
-    parts = [f"## Trial {trial.number}: {in_markdown(name)}{proposed}"]
+    parts = [f"## Trial {trial.number}: {escaped(name)}{proposed}"]
     if trial.estimated:
         stopped = stopped_after(trial, len(plan.spec.suite.items()))
         parts.append(
@@ -51,7 +42,7 @@ def trial_note(
     if split is not None:
         parts.append(f"Search: {split_in_words(plan.space, split)}")
     if trial.state == "failed":
-        parts.append(f"**Failed**: {in_markdown(trial.reason or '')}")
+        parts.append(f"**Failed**: {escaped(trial.reason or '')}")
     if trial.contact_sheet is not None:
         parts.append(f"![contact sheet](/artifacts/{study_id}/{trial_id}/{trial.contact_sheet})")
     if trial.state == "complete":
@@ -75,10 +66,10 @@ def _scores(plan: Plan, trial: StoredTrial, means: Mapping[str, float]) -> str:
     names = {name: info.report_name(counts[name]) for name, info in plan.infos.items()}
     for name, value in (objectives | dict(means)).items():
         error = f"{trial.errors[name]:.2g}" if name in trial.errors else ""
-        title, gain = in_markdown(names.get(name, name)), gain_cells(trial.gains.get(name))
+        title, gain = escaped(names.get(name, name)), gain_cells(trial.gains.get(name))
         lines.append(f"| {title} | {value:.4g} | {error} | {gain} |")
     if objective.terms:
-        lines += ["", f"objective = {in_markdown(objective.formula())}"]
+        lines += ["", f"objective = {escaped(objective.formula())}"]
     return "\n".join(lines)
 
 
@@ -94,13 +85,13 @@ def _recipe(plan: Plan, trial: StoredTrial) -> str:
     columns = recipe.columns
     lines = [f"### Recipe: {recipe.method}", ""]
     if columns:
-        lines += [f"| place | {' | '.join(map(in_markdown, columns))} |", f"|---|{'---|' * len(columns)}"]
+        lines += [f"| place | {' | '.join(map(escaped, columns))} |", f"|---|{'---|' * len(columns)}"]
         lines += [
             f"| {place} | {' | '.join(f'{column[place]:.4f}' for column in columns.values())} |"
             for place in places(plan.space.architecture)
         ]
-    files = [f"- {parent.letter}: {in_markdown(parent.name)} `{parent.sha256[:10]}`" for parent in recipe.parents]
-    files += [f"- LoRA {in_markdown(lora.name)} `{lora.sha256[:10]}`" for lora in recipe.loras]
+    files = [f"- {parent.letter}: {escaped(parent.name)} `{parent.sha256[:10]}`" for parent in recipe.parents]
+    files += [f"- LoRA {escaped(lora.name)} `{lora.sha256[:10]}`" for lora in recipe.loras]
     if recipe.vae is not None:
-        files.append(f"- VAE {in_markdown(recipe.vae.name)} `{recipe.vae.sha256[:10]}`")
+        files.append(f"- VAE {escaped(recipe.vae.name)} `{recipe.vae.sha256[:10]}`")
     return "\n".join(lines) + "\n\n" + "\n".join(files)

@@ -33,12 +33,14 @@ from studies.spec.final import FinalSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FinalWatch:
+class FinalProgress:
     """Callbacks of a final in progress."""
 
     started: Callable[[StoredTrial, int], None]  # a trial, and how many there are in all
     rendered: Callable[[int], None]  # images of that trial so far
-    finished: Callable[[StoredTrial, Sequence[Tensor]], None]  # a trial's images in item order, uint8 [3, h, w]
+
+
+Keep = Callable[[StoredTrial, Sequence[Tensor]], None]  # is given a trial's images in item order, uint8 [3, h, w]
 
 
 # ----------------------------------------------------------------------------------------- who takes part
@@ -82,8 +84,15 @@ class HeldOutResult:
     failure: str | None = None
 
 
-def hold_final(runtime: Runtime, trials: Sequence[StoredTrial], rank: Rank, watch: FinalWatch) -> Final:
+def hold_final(
+    runtime: Runtime, trials: Sequence[StoredTrial], rank: Rank, progress: FinalProgress, keep: Keep
+) -> Final:
     """Render parents and candidates on the held-out suite, and choose there.
+
+    Args:
+        trials: all of the study's.
+        rank: puts those that are able to take part in order, the best first.
+        keep: is given the renders of each trial that could be rendered.
 
     Raises:
         FinalError: nothing to compare, every parent renders broken images on the held-out suite, or the search has
@@ -94,7 +103,7 @@ def hold_final(runtime: Runtime, trials: Sequence[StoredTrial], rank: Rank, watc
     parents, candidates = choose_finalists(trials, runtime.objective, rank, runtime.spec.final)
     finalists = [*parents.values(), *candidates]
     with _held_out_evaluator(runtime) as evaluator:
-        results = {trial.number: _result(evaluator, trial, len(finalists), watch) for trial in finalists}
+        results = {trial.number: _result(evaluator, trial, len(finalists), progress, keep) for trial in finalists}
     return judge(
         {letter: (trial, results[trial.number]) for letter, trial in parents.items()},
         [(trial, results[trial.number]) for trial in candidates],
@@ -121,13 +130,13 @@ def _held_out_evaluator(runtime: Runtime) -> Iterator[Evaluator]:
         known.renderer.text_changed()  # other text encoders have been live since it last embedded
 
 
-def _result(evaluator: Evaluator, trial: StoredTrial, total: int, watch: FinalWatch) -> HeldOutResult:
-    watch.started(trial, total)
+def _result(evaluator: Evaluator, trial: StoredTrial, total: int, progress: FinalProgress, keep: Keep) -> HeldOutResult:
+    progress.started(trial, total)
     try:
-        evaluation = evaluator.evaluate(trial.recipe, watch.rendered)
+        evaluation = evaluator.evaluate(trial.recipe, progress.rendered)
     except UnscorableTrial as failure:
         return HeldOutResult(failure=first_line(failure))
-    watch.finished(trial, evaluation.images)
+    keep(trial, evaluation.images)
     return HeldOutResult(evidence=evaluator.scoring.evidence(evaluation.scores, evaluation.features))
 
 

@@ -64,7 +64,7 @@ class WarmStart:
             self._copied(scored, trial, stores_renders=trial.number in with_renders)
             for scored, trial in zip(self.scored, trials, strict=True)
         ]
-        return CopiedTrials(copied, distributions(plan.space), artifacts, plan.spec.suite.render_labels())
+        return CopiedTrials(copied, distributions(plan.space), artifacts, plan.spec.suite)
 
     def _copied(self, scored: ScoredTrial, trial: StoredTrial, *, stores_renders: bool) -> CopiedTrial:
         """Return a scored trial as a trial of the new study.

@@ -28,7 +28,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "pag": "pag",
     "clip_skip": "clip_skip",
     "emphasis": "emphasis",
-    "noise": "noise",
+    "program": "program",
 }
 _NUMBERS: Final = frozenset({"cfg", "cfg_rescale", "pag"})
 _WHOLE_NUMBERS: Final = frozenset({"steps", "clip_skip", "seeds"})

@@ -84,7 +84,7 @@ def comparison_sheet(
     columns: Sequence[tuple[str, Sequence[Tensor]]],
     captions: Sequence[str],
     *,
-    blocks: int = 2,
+    tables: int = 2,
     thumbnails: bool = False,
 ) -> Image.Image:
     """Draw several trials side by side, one row for each item: parent A | parent B | best.
@@ -92,7 +92,7 @@ def comparison_sheet(
     Args:
         columns: (heading, images in item order) of each trial.
         captions: one for each row.
-        blocks: into how many tables side by side the rows are divided, which keeps the sheet from getting too long.
+        tables: into how many, side by side, the rows are divided, which keeps the sheet from getting too long.
         thumbnails: whether the images have their size on the sheet already.
     """
     every = [image for _, images in columns for image in images]
@@ -100,16 +100,16 @@ def comparison_sheet(
     scaled = [[_scaled(image, cell) for image in images] for _, images in columns]
     width, height = _box([picture for pictures in scaled for picture in pictures])
     beside = max(110, width // 2)  # of a row's caption
-    block_width = beside + len(columns) * (width + MARGIN) + MARGIN
-    rows = -(-len(captions) // blocks)
+    table_width = beside + len(columns) * (width + MARGIN) + MARGIN
+    rows = -(-len(captions) // tables)
     top = _title_height() + HEADING_LINES * (_font_size(width) + 3) + MARGIN
-    sheet = _paper(blocks * block_width + MARGIN, top + rows * (height + MARGIN), title)
-    for block in range(blocks):
+    sheet = _paper(tables * table_width + MARGIN, top + rows * (height + MARGIN), title)
+    for table in range(tables):
         for column, (heading, _) in enumerate(columns):
-            x = MARGIN + block * block_width + beside + column * (width + MARGIN)
+            x = MARGIN + table * table_width + beside + column * (width + MARGIN)
             _write(sheet, heading, (x, _title_height()), width, HEADING_LINES)
     for index, caption in enumerate(captions):
-        x, y = MARGIN + index // rows * block_width, top + index % rows * (height + MARGIN)
+        x, y = MARGIN + index // rows * table_width, top + index % rows * (height + MARGIN)
         _write(sheet, caption, (x, y), beside - MARGIN, min(ROW_LINES, height // (_font_size(width) + 3)), width)
         for column, pictures in enumerate(scaled):
             picture = pictures[index]

@@ -65,7 +65,7 @@ def _model_input(item: SuiteItem, suite: SuiteSettings, reader: PromptReader, *,
         noise=item.seed if SAMPLER_INFOS[item.sampling.sampler].is_brownian else noise_of(item.seed),
         size=(item.width, item.height),
         sampling=_once(item.sampling),
-        second=_second_pass(item, suite.noise),
+        second=_second_pass(item, suite.program),
     )
 
 
@@ -198,7 +198,7 @@ def _numbers(suite: SuiteSettings, size: int | None, order: str | None) -> list[
 
 def _settings(suite: SuiteSettings) -> tuple[object, ...]:
     """Return what is the same for all items; settings left to the models' markers are covered by the parents."""
-    noise = suite.noise, suite.ensd, suite.sgm_noise_multiplier
+    noise = suite.program, suite.ensd, suite.sgm_noise_multiplier
     return *noise, suite.size_conditioning, suite.prediction, suite.zero_snr, suite.shift, suite.lora_strengths
 
 

@@ -46,6 +46,11 @@ class Axes:
     high: float
 
     @property
+    def left(self) -> float:
+        """The x of the area's left edge."""
+        return LEFT
+
+    @property
     def right(self) -> float:
         """The x of the area's right edge."""
         return self.width - RIGHT
@@ -57,8 +62,8 @@ class Axes:
 
     def x(self, number: int) -> float:
         """Return where a trial is."""
-        span = self.right - LEFT - 2 * INSIDE
-        return round(LEFT + INSIDE + span * number / max(1, self.last), 2)
+        span = self.right - self.left - 2 * INSIDE
+        return round(self.left + INSIDE + span * number / max(1, self.last), 2)
 
     def y(self, gain: float) -> float:
         """Return where a gain is; one beyond the scale is at its end."""
@@ -102,7 +107,7 @@ class GainFigure:
     legend: tuple[tuple[Kind, str], ...]  # of the kinds that occur
 
 
-def progress_of(results: Results, name: str, *, width: float, height: float) -> GainFigure | None:
+def gain_figure(results: Results, name: str, *, width: float, height: float) -> GainFigure | None:
     """Lay out the gains in one objective against the trials; None where no trial has a gain."""
     trials = [trial for trial in results.trials if trial.state == "complete" and name in trial.gains]
     if not trials:

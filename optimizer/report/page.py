@@ -18,7 +18,7 @@ from jinja2 import Environment
 from basics.messages import counted
 from optimizer.errors import NothingToReportError, TooFewTrialsError
 from optimizer.insight.importance import RELIABLE, Findings, Insight, insight
-from optimizer.report.figures import GainFigure, progress_of
+from optimizer.report.figures import GainFigure, gain_figure
 from optimizer.report.groups import gains_by_group
 from optimizer.report.html import digest_of, page_environment, source_of
 from optimizer.report.pictures import (
@@ -31,12 +31,12 @@ from optimizer.report.pictures import (
 )
 from optimizer.report.prompts import PromptGains, prompt_gains
 from optimizer.report.results import Results, results_of
-from optimizer.report.tables import candidates_of, score_rows
+from optimizer.report.tables import considered_in, score_rows
 from optimizer.report.unet import unet_of
 from optimizer.report.verdict import verdict_of
 from optimizer.report.wording import decimals, interval, plain_number, signed, with_interval
+from optimizer.trial.judgement import is_surely_better, is_surely_worse
 from optimizer.trial.objective import Objective
-from optimizer.trial.verdict import is_surely_better, is_surely_worse
 from search_spaces.blocks import Architecture, places
 from studies.files.artifacts import Artifacts
 from studies.recipe.file import RecipePaths, recipe_text
@@ -48,7 +48,7 @@ from studies.spec.study import StudySpec
 WIDE, NARROW = (1120.0, 380.0), (360.0, 300.0)  # of the figure of gain against trial, in pixels
 FULL: Final = "`mergetune study report --full` keeps them"
 SPARE: Final = 1_000  # bytes of a page that are not planned
-RANKED: Final = 12  # numbers of the search in the list of what mattered
+MOST_RANKED: Final = 12  # numbers of the search in the list of what mattered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +61,8 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mattered:
-    """One number of the search, and how much it mattered."""
+class RankedParameter:
+    """One number of the search, with its importance."""
 
     name: str
     share: float
@@ -95,12 +95,12 @@ def report_page(
     prompts = prompt_gains(results, held_out=held_out)
     order = [each.item.index for prompt in prompts.prompts for each in prompt.items]
     found = find_renders(results, artifacts, trials, order, held_out=held_out)
-    facts = _facts(results)
+    importance = _importance(results)
     environment = _environment()
     script = source_of(environment, "script.js")
     parts = {
         **_of_result(results, prompts, columns),
-        **_of_figures(results, facts),
+        **_of_figures(results, importance),
         **_of_recipe(results),
         "settings": _settings(results),
         "style": source_of(environment, "style.css"),
@@ -155,7 +155,7 @@ def _columns(results: Results) -> tuple[Column, ...]:
     )
 
 
-def _facts(results: Results) -> Insight | None:
+def _importance(results: Results) -> Insight | None:
     try:
         return insight(results.records, results.objective, fits_model=False)
     except TooFewTrialsError:
@@ -173,8 +173,8 @@ def _of_result(results: Results, prompts: PromptGains, columns: Sequence[Column]
         "columns": columns,
         "prompts": prompts,
         "scores": score_rows(results, [column.trial for column in columns]),
+        "considered": considered_in(results),
         "groups": gains_by_group(results, held_out=results.is_held_out),
-        "candidates": candidates_of(results),
         "counts": _counts(results),
         "started": _date(study.created_at),
         "written": _date(datetime.now().timestamp()),  # noqa: DTZ005 - local time, as people read it
@@ -192,43 +192,44 @@ def _counts(results: Results) -> tuple[str, ...]:
     stopped = sum(trial.estimated for trial in trials)
     images = sum(trial.rendered for trial in trials)
     minutes = sum(sum(trial.seconds.values()) for trial in trials) / 60
-    facts = [counted(states.count("complete"), "complete trial")]
-    facts += [f"{stopped} of them stopped early"] if stopped else []
-    facts += [f"{states.count('failed')} failed"] if "failed" in states else []
-    facts += [f"{states.count('running')} in progress"] if "running" in states else []
-    facts += [counted(images, "image")] if images else []
+    parts = [counted(states.count("complete"), "complete trial")]
+    parts += [f"{stopped} of them stopped early"] if stopped else []
+    parts += [f"{states.count('failed')} failed"] if "failed" in states else []
+    parts += [f"{states.count('running')} in progress"] if "running" in states else []
+    parts += [counted(images, "image")] if images else []
     work = counted(round(minutes), "minute") if minutes >= 1 else counted(round(60 * minutes), "second")
-    return (*facts, f"{work} of work")
+    return (*parts, f"{work} of work")
 
 
-def _of_figures(results: Results, facts: Insight | None) -> dict[str, Any]:
+def _of_figures(results: Results, importance: Insight | None) -> dict[str, Any]:
     figures = [
         (wide, narrow)
         for name in results.objective.names
         if (wide := _progress(results, name, WIDE)) and (narrow := _progress(results, name, NARROW))
     ]
-    findings: Sequence[Findings | None] = (None,) if facts is None else facts.findings
-    drawn = [(unet_of(results, facts, each), _mattered(results, facts, each)) for each in findings]
+    findings: Sequence[Findings | None] = (None,) if importance is None else importance.findings
+    drawn = [(unet_of(results, importance, each), _ranked(results, importance, each)) for each in findings]
     return {
         "figures": figures,
-        "unets": [(unet, mattered) for unet, mattered in drawn if unet is not None],
-        "facts": facts,
+        "unets": [(unet, ranked) for unet, ranked in drawn if unet is not None],
+        "importance": importance,
         "reliable": RELIABLE,
     }
 
 
 def _progress(results: Results, name: str, size: tuple[float, float]) -> GainFigure | None:
-    return progress_of(results, name, width=size[0], height=size[1])
+    return gain_figure(results, name, width=size[0], height=size[1])
 
 
-def _mattered(results: Results, facts: Insight | None, findings: Findings | None) -> tuple[Mattered, ...]:
+def _ranked(results: Results, importance: Insight | None, findings: Findings | None) -> tuple[RankedParameter, ...]:
     """Return the numbers of the search that mattered most."""
-    if facts is None or findings is None:
+    if importance is None or findings is None:
         return ()
-    best = facts.params_of(results.shown) or {}
-    ranked = sorted(findings.shares.items(), key=lambda each: -each[1])[:RANKED]
+    shown = importance.params_of(results.shown) or {}
+    ranked = sorted(findings.shares.items(), key=lambda each: -each[1])[:MOST_RANKED]
     return tuple(
-        Mattered(name=name, share=share, value=decimals(best[name]) if name in best else "") for name, share in ranked
+        RankedParameter(name=name, share=share, value=decimals(shown[name]) if name in shown else "")
+        for name, share in ranked
     )
 
 

@@ -19,7 +19,8 @@ from PIL import Image
 from optimizer.report.html import data_url
 from optimizer.report.results import Results
 from studies.errors import RenderLostError
-from studies.files.artifacts import WRITERS, Artifacts, render_file
+from studies.files.artifacts import WRITERS, Artifacts
+from studies.records.kept_renders import stored_final_renders
 from studies.records.stored_renders import load_renders
 from studies.records.values import StoredTrial
 
@@ -107,13 +108,10 @@ def whole_pictures(artifacts: Artifacts, found: Found) -> Pictures:
 
 def _of_final(results: Results, artifacts: Artifacts, columns: Sequence[StoredTrial]) -> Found:
     """Find the renders that the final stored; a study that keeps no renders has none to lose."""
-    files = artifacts.of_final(results.study.key)
-    present, labels = files.files(), results.suite(held_out=True).render_labels()
-    wanted = {
-        (trial.number, item): render_file(trial.number, label) for trial in columns for item, label in enumerate(labels)
-    }
-    found = tuple(PictureFile(key=key, name=files.name(file)) for key, file in wanted.items() if file in present)
-    return Found(renders=found, named=len(found) if results.study.spec.render.keep == "none" else len(wanted))
+    stored = stored_final_renders(results.study, artifacts, [trial.number for trial in columns])
+    found = tuple(PictureFile(key=key, name=name) for key, name in stored.items())
+    expected = len(columns) * len(results.suite(held_out=True).items())
+    return Found(renders=found, named=len(found) if results.study.spec.render.keep == "none" else expected)
 
 
 def _of_search(results: Results, columns: Sequence[StoredTrial]) -> Found:

@@ -74,8 +74,8 @@ class Results:
 
     def finalist(self, number: int) -> Finalist | None:
         """Return how a trial fared in the final; None if there is none, or it took no part or failed."""
-        finalists = () if self.final is None else self.final.finalists
-        return next((each for each in finalists if each.number == number and each.failure is None), None)
+        finalist = None if self.final is None else self.final.finalist(number)
+        return None if finalist is None or finalist.failure is not None else finalist
 
     def parent_name(self, letter: str) -> str:
         """Return a parent as people know it, such as `parent A (realistic-v5)`."""
@@ -83,7 +83,7 @@ class Results:
 
     def parent_file(self, letter: str) -> str:
         """Return the name of a parent's file, without its suffix."""
-        return next(each.path.stem for each in self.study.parents if each.letter == letter)
+        return self.study.parent_file(letter).path.stem
 
     def suite(self, *, held_out: bool) -> SuiteSettings:
         """Return the final's suite, or the search's."""

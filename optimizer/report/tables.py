@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from optimizer.report.results import Results
 from optimizer.search.shortlist import by_value
+from optimizer.trial.judgement import is_surely_worse, suspicion
 from optimizer.trial.objective import SINGLE
-from optimizer.trial.verdict import is_surely_worse, suspicion
 from studies.records.finals import Final
 from studies.records.values import Gain, StoredTrial
 
@@ -28,7 +28,7 @@ class ScoreRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FinalistRow:
+class ConsideredTrial:
     """A trial that was considered."""
 
     number: int
@@ -41,12 +41,12 @@ class FinalistRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidates:
-    """The trials that were considered: the finalists, the front, or the best of the search."""
+class Considered:
+    """The trials that were considered: the candidates in the final, the front, or the best of the search."""
 
     title: str
     held_out: bool  # whether there was a final
-    rows: tuple[FinalistRow, ...]
+    trials: tuple[ConsideredTrial, ...]
 
 
 def score_rows(results: Results, trials: Sequence[StoredTrial]) -> tuple[ScoreRow, ...]:
@@ -70,46 +70,46 @@ def score_rows(results: Results, trials: Sequence[StoredTrial]) -> tuple[ScoreRo
     return tuple(rows)
 
 
-def candidates_of(results: Results) -> Candidates:
-    """Return who took part in the final; without one the members of the front, or the best of the search."""
+def considered_in(results: Results) -> Considered:
+    """Return the candidates in the final; without one the members of the front, or the best of the search."""
     if results.current_final is not None:
         return _of_final(results, results.current_final)
     if results.front is not None:
         members = results.front.members[:FRONT_SHOWN]
-        return Candidates(
+        return Considered(
             title="The front: no trial is better in every objective",
             held_out=False,
-            rows=tuple(_candidate(results, trial) for trial in members),
+            trials=tuple(_of_search(results, trial) for trial in members),
         )
     whole = [trial for trial in results.trials if trial.is_whole]
     best = by_value(results.objective)(whole)[:BEST_SHOWN]
-    rows = tuple(_candidate(results, trial) for trial in best)
-    return Candidates(title="The best trials of the search", held_out=False, rows=rows)
+    trials = tuple(_of_search(results, trial) for trial in best)
+    return Considered(title="The best trials of the search", held_out=False, trials=trials)
 
 
-def _of_final(results: Results, final: Final) -> Candidates:
+def _of_final(results: Results, final: Final) -> Considered:
     by_number = {trial.number: trial for trial in results.trials}
     names = results.objective.names
-    rows = []
-    for finalist in final.candidates:
-        gamed = suspicion(finalist, results.objective)
-        note = f"failed: {finalist.failure}" if finalist.failure is not None else ""
-        rows.append(
-            FinalistRow(
-                number=finalist.number,
-                title=by_number[finalist.number].title if finalist.number in by_number else str(finalist.origin),
-                searched=_named(finalist.in_sample, names),
-                held_out=_named(finalist.held_out, names),
-                values=tuple(finalist.objectives.items()),
+    considered = []
+    for candidate in final.candidates:
+        gamed = suspicion(candidate, results.objective)
+        note = f"failed: {candidate.failure}" if candidate.failure is not None else ""
+        considered.append(
+            ConsideredTrial(
+                number=candidate.number,
+                title=by_number[candidate.number].title if candidate.number in by_number else str(candidate.origin),
+                searched=_named(candidate.in_sample, names),
+                held_out=_named(candidate.held_out, names),
+                values=tuple(candidate.objectives.items()),
                 note=note or (f"looks gamed: {gamed}" if gamed is not None else ""),
-                role=results.best.role(finalist.number),
+                role=results.best.role(candidate.number),
             )
         )
-    return Candidates(title="The finalists", held_out=True, rows=tuple(rows))
+    return Considered(title="The candidates in the final", held_out=True, trials=tuple(considered))
 
 
-def _candidate(results: Results, trial: StoredTrial) -> FinalistRow:
-    return FinalistRow(
+def _of_search(results: Results, trial: StoredTrial) -> ConsideredTrial:
+    return ConsideredTrial(
         number=trial.number,
         title=trial.title,
         searched=_named(trial.gains_over_others, results.objective.names),

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Final
 
 from optimizer.insight.importance import Findings, Insight
-from optimizer.insight.plots import COLOURS, DARK, label_of, picture_of, spots
+from optimizer.insight.plots import COLOURS, DARK, diagram_of, label_of, spots
 from optimizer.report.results import Results
 from optimizer.report.wording import decimals
 from search_spaces.blocks import Architecture
@@ -19,6 +19,7 @@ from search_spaces.blocks import Architecture
 ACROSS, DOWN = 39.0, 43.0  # pixels for a unit of `spots`
 BOX: Final = (104.0, 36.0)  # width and height of a block
 EDGE: Final = 8.0
+INSET: Final = 8.0  # from a box's edges to its texts and its bar
 SHOWN: Final = 0.03  # of the largest importance: a shorter bar would be a dot
 
 
@@ -56,6 +57,9 @@ class Unet:
     slot: str  # what the numbers are
     width: float
     height: float
+    box_width: float
+    box_height: float
+    inset: float  # from a box's edges to its texts and its bar
     boxes: tuple[Box, ...]
     lines: tuple[Line, ...]
     low: float  # ends of the colours' scale
@@ -63,22 +67,22 @@ class Unet:
     shared: bool  # whether any number belongs to several places
 
 
-def unet_of(results: Results, facts: Insight | None, findings: Findings | None) -> Unet | None:
+def unet_of(results: Results, importance: Insight | None, findings: Findings | None) -> Unet | None:
     """Lay out the blocks of the merge shown; None where its recipe has no numbers.
 
     Args:
-        facts, findings: what mattered; None: too few trials to tell. It is not shown of a merge outside the search
+        importance, findings: what mattered; None: too few trials to tell. It is not shown of a merge outside the search
             space, whose numbers may be others.
     """
     recipe = results.shown.recipe
     if not recipe.columns:
         return None
-    picture = None
-    if facts is not None and findings is not None and facts.params_of(results.shown) is not None:
-        picture = picture_of(facts, findings)
-    index = 0 if facts is None or picture is None else facts.space.slots.index(picture.slot)
+    diagram = None
+    if importance is not None and findings is not None and importance.params_of(results.shown) is not None:
+        diagram = diagram_of(importance, findings)
+    index = 0 if importance is None or diagram is None else importance.space.slots.index(diagram.slot)
     name, values = list(recipe.columns.items())[index]
-    scale = [0.0, 1.0] if picture is None else [picture.low, picture.high]
+    scale = [0.0, 1.0] if diagram is None else [diagram.low, diagram.high]
     colours = _Colours(low=min(*scale, *values.values()), high=max(*scale, *values.values()))
     where = spots(Architecture(recipe.architecture))
     left = min(spot.x for spot in where.values()) * ACROSS - BOX[0] / 2 - EDGE
@@ -87,17 +91,20 @@ def unet_of(results: Results, facts: Insight | None, findings: Findings | None) 
         place: (round(spot.x * ACROSS - BOX[0] / 2 - left, 1), round(-spot.y * DOWN - BOX[1] / 2 - top, 1))
         for place, spot in where.items()
     }
-    shares = {} if picture is None else picture.shares
+    shares = {} if diagram is None else diagram.shares
     return Unet(
         objective=None if findings is None else findings.objective,
-        slot=_slot_name(name) if picture is None else label_of(picture.slot),
+        slot=_slot_name(name) if diagram is None else label_of(diagram.slot),
         width=max(x for x, _ in corners.values()) + BOX[0] + EDGE,
         height=max(y for _, y in corners.values()) + BOX[1] + EDGE,
+        box_width=BOX[0],
+        box_height=BOX[1],
+        inset=INSET,
         boxes=tuple(_box(where[place].label, corners[place], values[place], shares, place, colours) for place in where),
         lines=tuple(_lines(corners)),
         low=colours.low,
         high=colours.high,
-        shared=picture is not None and picture.shared,
+        shared=diagram is not None and diagram.shared,
     )
 
 
@@ -143,7 +150,7 @@ def _box(
         colour="#{:02x}{:02x}{:02x}".format(*colour),
         ink="#ffffff" if is_dark else DARK,
         share=share,
-        bar=0.0 if share is None or share < SHOWN * largest else round((BOX[0] - 16) * share / largest, 1),
+        bar=0.0 if share is None or share < SHOWN * largest else round((BOX[0] - 2 * INSET) * share / largest, 1),
         fixed=bool(shares) and share is None,
     )
 

@@ -11,9 +11,9 @@ from optimizer.report.prompts import PromptGains
 from optimizer.report.results import Results
 from optimizer.report.wording import interval, signed, with_interval
 from optimizer.trial.gain_text import basis_notes
+from optimizer.trial.judgement import flaws, is_ahead, is_surely_better, is_surely_worse
 from optimizer.trial.objective import SINGLE
 from optimizer.trial.ranking import parent_trials
-from optimizer.trial.verdict import flaws, is_ahead, is_surely_better, is_surely_worse
 from studies.records.values import Gain
 
 Tone = Literal["better", "unsure", "worse", "open"]

@@ -132,7 +132,7 @@ def time_batch(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Batc
     seconds = measured.seconds
     return BatchTiming(
         images=len(batch),
-        work=work_of(batch, plan.prediction, spec.suite.noise),
+        work=work_of(batch, plan.prediction, spec.suite.program),
         merge_seconds=seconds["merge"],
         render_seconds=sum(seconds[step] for step in RENDER_STEPS),
         score_seconds=seconds["score"],
@@ -162,7 +162,7 @@ def _sheet_bytes(measured: Evaluation, batch: tuple[SuiteItem, ...]) -> int:
 
 def study_timing(plan: Plan, batch: BatchTiming) -> StudyTiming:
     """Return what a whole study takes, given one batch of it."""
-    spec, program = plan.spec, plan.spec.suite.noise
+    spec, program = plan.spec, plan.spec.suite.program
     items, held_out = spec.suite.items(), spec.held_out.items()
 
     def rendered(images: tuple[SuiteItem, ...]) -> float:

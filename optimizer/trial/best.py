@@ -16,10 +16,10 @@ from typing import Final as Constant
 from typing import Literal
 
 from optimizer.trial.front import check_weights, front_order
+from optimizer.trial.judgement import better_parent, doubt, is_ahead, is_surely_worse, losses, luck, suspicion
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials
 from optimizer.trial.repeats import counted_once, final_counted_once
-from optimizer.trial.verdict import better_parent, doubt, is_ahead, is_surely_worse, losses, luck, suspicion
 from studies.records.finals import Final, Finalist, load_final
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
@@ -301,8 +301,7 @@ def _loss(trial: StoredTrial, finalist: Finalist | None, names: Sequence[str]) -
 
 def _finalist(final: Final | None, trial: StoredTrial) -> Finalist | None:
     """Return what a final found of a merge; None where it took no part."""
-    candidates = () if final is None else final.candidates
-    return next((candidate for candidate in candidates if candidate.number == trial.number), None)
+    return None if final is None else final.candidate(trial.number)
 
 
 def _gains(trial: StoredTrial, finalist: Finalist | None) -> tuple[Mapping[str, Gain], bool]:

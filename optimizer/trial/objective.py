@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from optimizer.trial.weighted import weighted_mean
 from scorers.protocol import Direction, ScorerInfo
+from studies.records.values import StoredStudy
 from studies.spec.study import StudySpec
 
 SINGLE = "objective"  # the name of a single-number objective
@@ -47,6 +48,11 @@ class Objective:
             sign = 1.0 if infos[name].direction == "maximize" else -1.0
             terms.append(Term(name, sign * term.weight / (term.unit or infos[name].unit)))
         return cls(names=(SINGLE,), directions=("maximize",), terms=tuple(terms))
+
+    @classmethod
+    def of_study(cls, study: StoredStudy) -> Objective:
+        """Work out the objective of a stored study."""
+        return cls.of(study.spec, study.spec.infos)
 
     def values(self, means: Mapping[str, float]) -> dict[str, float]:
         """Compute the objective values, in order, from the mean of each scorer."""

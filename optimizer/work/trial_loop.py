@@ -36,9 +36,9 @@ from optimizer.observe.events import (
     WorkerStarted,
     reporting_retry,
 )
-from optimizer.observe.study_sheet import LatestSheet
 from optimizer.runtime.machine import device_kind, machine_description
 from optimizer.runtime.setup import Runtime
+from optimizer.sheets.latest import LatestSheet
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.work.gain_recorder import GainRecorder

@@ -20,13 +20,13 @@ from optimizer.work.retention import Retention
 from optimizer.work.trial_order import TrialOrder
 from optimizer.work.trial_queue import ClaimedTrial
 from studies.errors import ArtifactError
-from studies.files.artifacts import Artifacts, RenderFile, TrialFiles, attach_sheet, render_file
+from studies.files.artifacts import Artifacts, TrialFiles, attach_sheet
 from studies.records import stored_trials
 from studies.records.failures import Failure
+from studies.records.kept_renders import documented_renders
 from studies.records.optuna_tables import TRIAL_NAME
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial, TrialResult
-from studies.spec.published.render_texts import merge_name, render_texts
 from studies.spec.suite import SuiteItem
 
 
@@ -55,7 +55,6 @@ class TrialRecorder:
         self._order, self._objective, self._items = order, objective, items
         self._gains, self._retention, self._retry = gains, retention, retry
         self._describe_machine = describe_machine
-        self._labels = records.study.spec.suite.render_labels()
 
     def store(self, claimed: ClaimedTrial, evaluation: Evaluation, race: Race | None, started: float) -> bool:
         """Record what a trial scored; False, and no file is left behind, where it is another worker's by now.
@@ -149,15 +148,16 @@ class TrialRecorder:
         """Write the renders, and return item -> name of its PNG in the store; empty where none are to be written."""
         if not self._retention.stores(objectives, is_parent=claimed.is_parent):
             return {}
-        suite, name = self._records.study.spec.suite, merge_name(self._records.study.name, claimed.number)
-        renders = [
-            RenderFile(
-                file=render_file(claimed.number, self._labels[item]),
-                pixels=image.numpy(),
-                texts=render_texts(self._items[item], suite, claimed.recipe, name, claimed.origin.parent),
-            )
-            for item, image in zip(evaluation.items, evaluation.images, strict=True)
-        ]
+        study = self._records.study
+        pairs = zip(evaluation.items, evaluation.images, strict=True)
+        renders = documented_renders(
+            study,
+            study.spec.suite,
+            ((self._items[item], image.numpy()) for item, image in pairs),
+            number=claimed.number,
+            origin=claimed.origin,
+            recipe=claimed.recipe,
+        )
         return dict(zip(evaluation.items, files.save_renders(renders), strict=True))
 
     def _objectives(self, evaluation: Evaluation, race: Race | None) -> tuple[dict[str, float], int | None]:

@@ -43,15 +43,15 @@ SHEET: Final = "sheet.jpg"
 FEATURES: Final = "features.npz"
 FINAL: Final = "final"
 SHEET_ID: Final = re.compile(r"([0-9a-z]+)-([0-9]+-[0-9a-z]+)")  # an upload's id is a UUID, with four dashes
-PICTURE: Final = re.compile(r"[^/\\]+~[0-9a-f]+-[a-z]+\.png")  # as `picture_name` makes it
-PICTURE_ID: Final = re.compile(r"((?:[0-9a-f]{2})+)-f11e")
+STUDY_SHEET: Final = re.compile(r"[^/\\]+~[0-9a-f]+-[a-z]+\.png")  # as `sheet_name` makes it
+STUDY_SHEET_ID: Final = re.compile(r"((?:[0-9a-f]{2})+)-f11e")
 LONGEST_ID: Final = 400  # characters: Optuna's keys, of which an id is a part, have 512 at most
-KEY_DIGITS: Final = 8  # of a study's key in the names of its pictures
+KEY_DIGITS: Final = 8  # of a study's key in the names of its contact sheets and its report
 WORKER_LETTERS: Final = 12  # of a worker's id in the name of a trial's folder
 WRITERS: Final = 4  # threads that encode renders and write them
 
 # The parents beside the best trial, or beside the best so far while the study runs, or beside the final's candidates.
-PictureKind = Literal["best", "latest", "final"]
+SheetKind = Literal["best", "latest", "final"]
 Features = Mapping[str, NDArray[Any]]  # set scorer -> [items, d]
 
 
@@ -147,14 +147,14 @@ class Artifacts:
         except ArtifactNotFound as error:
             raise RenderLostError(f"{name} is gone") from error
 
-    def save_picture(self, name: str, key: str, shows: PictureKind, picture: Image.Image) -> str:
-        """Store a picture of a study losslessly, and return its path or URL.
+    def save_contact_sheet(self, name: str, key: str, shows: SheetKind, sheet: Image.Image) -> str:
+        """Store a contact sheet of a study losslessly, and return its path or URL.
 
         Args:
             name, key: of the study.
         """
-        file = picture_name(name, key, shows)
-        self.store.write(file, encode_png(np.array(picture.convert("RGB")).transpose(2, 0, 1)))
+        file = sheet_name(name, key, shows)
+        self.store.write(file, encode_png(np.array(sheet.convert("RGB")).transpose(2, 0, 1)))
         return f"{self.location}/{file}"
 
     def save_report(self, name: str, key: str, page: str) -> str:
@@ -167,17 +167,17 @@ class Artifacts:
         self.store.write(file, page.encode())
         return f"{self.location}/{file}"
 
-    def has_picture(self, name: str, key: str, shows: PictureKind) -> bool:
-        """Return whether a picture of a study is stored.
+    def has_contact_sheet(self, name: str, key: str, shows: SheetKind) -> bool:
+        """Return whether a contact sheet of a study is stored.
 
         Args:
             name, key: of the study.
         """
-        file = picture_name(name, key, shows)
+        file = sheet_name(name, key, shows)
         return any(stored.name == file for stored in self.store.files(file))
 
     def shown_files(self, name: str, key: str) -> list[str]:
-        """List the pictures and the report of a study, as they are called in the store.
+        """List the contact sheets and the report of a study, as they are called in the store.
 
         Args:
             name, key: of the study.
@@ -207,7 +207,7 @@ def _damage_told(name: str) -> Iterator[None]:
 class RenderFile:
     """A render to be stored."""
 
-    file: str  # its name, without folder: see `render_file`
+    file: str  # its name, without folder: see `studies/records/kept_renders.py`
     pixels: NDArray[np.uint8]  # [3, h, w]
     texts: Mapping[str, str] = field(default_factory=dict)  # keyword -> what the file says about the render
 
@@ -296,17 +296,17 @@ class TrialFiles:
             self.store.remove(file.name)
 
 
-def picture_name(name: str, key: str, shows: PictureKind) -> str:
-    """Return the name in the store of a picture of a study, which no other study's picture has.
+def sheet_name(name: str, key: str, shows: SheetKind) -> str:
+    """Return the name in the store of a contact sheet of a study, which no other study's has.
 
     The key tells studies apart whose names differ in case only, or that come from different databases. A study's name
-    has no `~`, so no study can be called what another one's picture is.
+    has no `~`, so no study can be called what another one's sheet is.
     """
     return f"{name}~{key[:KEY_DIGITS]}-{shows}.png"
 
 
-def picture_id(file: str) -> str | None:
-    """Return a picture's artifact id in Optuna, which spells its file name: hexadecimal digits and a dash.
+def study_sheet_id(file: str) -> str | None:
+    """Return the artifact id in Optuna of a study's contact sheet: its file name, spelled in hexadecimal digits.
 
     None for a name that is too long for a key of Optuna's.
     """
@@ -314,13 +314,13 @@ def picture_id(file: str) -> str | None:
     return spelled if len(spelled) <= LONGEST_ID else None
 
 
-def picture_attributes(file: str, title: str) -> dict[str, str]:
-    """Return the system attributes that link an Optuna study to one of its pictures; none where it has no id.
+def study_sheet_attributes(file: str, title: str) -> dict[str, str]:
+    """Return the system attributes that link an Optuna study to one of its contact sheets; none where it has no id.
 
     Args:
         title: what the dashboard calls it.
     """
-    spelled = picture_id(file)
+    spelled = study_sheet_id(file)
     if spelled is None:
         return {}
     meta = ArtifactMeta(artifact_id=spelled, filename=f"{title}.png", mimetype="image/png", encoding=None)
@@ -328,17 +328,8 @@ def picture_attributes(file: str, title: str) -> dict[str, str]:
 
 
 def report_name(name: str, key: str) -> str:
-    """Return the name in the store of a study's report; see `picture_name`."""
+    """Return the name in the store of a study's report; see `sheet_name`."""
     return f"{name}~{key[:KEY_DIGITS]}-report.html"
-
-
-def render_file(number: int, label: str) -> str:
-    """Return the file name of a trial's render.
-
-    Args:
-        label: of the suite's item: see `SuiteSettings.render_labels`.
-    """
-    return f"trial-{number}-{label}.png"
 
 
 def sheet_attributes(sheet: str, number: int) -> dict[str, str]:
@@ -373,11 +364,11 @@ class OptunaArtifacts:
 
 
 def stored_name(artifact_id: str) -> str:
-    """Return the name in the store of an artifact: a picture of a study, a contact sheet, or an upload."""
-    spelled = PICTURE_ID.fullmatch(artifact_id)
-    picture = "" if spelled is None else bytes.fromhex(spelled[1]).decode(errors="replace")
-    if PICTURE.fullmatch(picture):
-        return picture
+    """Return the name in the store of an artifact: a contact sheet of a study or of a trial, or an upload."""
+    spelled = STUDY_SHEET_ID.fullmatch(artifact_id)
+    name = "" if spelled is None else bytes.fromhex(spelled[1]).decode(errors="replace")
+    if STUDY_SHEET.fullmatch(name):
+        return name
     sheet = SHEET_ID.fullmatch(artifact_id)
     return f"uploads/{artifact_id}" if sheet is None else f"studies/{sheet[1]}/{sheet[2]}/{SHEET}"
 

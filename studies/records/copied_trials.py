@@ -15,14 +15,16 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import Connection
 
-from studies.files.artifacts import SHEET, Artifacts, Features, TrialFiles, render_file, sheet_attributes
+from studies.files.artifacts import SHEET, Artifacts, Features, TrialFiles, sheet_attributes
 from studies.recipe.recipe import Recipe
 from studies.records import tables
 from studies.records.database import inserted_id
+from studies.records.kept_renders import render_names
 from studies.records.origins import Origin
 from studies.records.stored_renders import insert_renders
 from studies.records.stored_trials import columns_of_result
 from studies.records.values import TrialResult
+from studies.spec.suite import SuiteSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ class CopiedTrials:
     Args:
         distributions: of the new study's parameters.
         artifacts: of the new study.
-        labels: of the suite's items: see `SuiteSettings.render_labels`.
+        suite: of the new study.
     """
 
     def __init__(
@@ -57,10 +59,10 @@ class CopiedTrials:
         trials: Sequence[CopiedTrial],
         distributions: Mapping[str, BaseDistribution],
         artifacts: Artifacts,
-        labels: Sequence[str],
+        suite: SuiteSettings,
     ) -> None:
         self._trials, self._distributions, self._artifacts = trials, dict(distributions), artifacts
-        self._labels = labels
+        self._suite = suite
 
     def into_optuna(self, study: optuna.Study, key: str) -> None:
         """Copy files under the new study's key, and add the trials to Optuna's study."""
@@ -72,8 +74,9 @@ class CopiedTrials:
         return self._artifacts.of_trial(key, number, self._trials[number].worker_id)
 
     def _copy_files(self, number: int, copied: CopiedTrial, files: TrialFiles) -> None:
+        names = render_names(self._suite, number)
         for item, file in copied.renders.items():
-            files.copy(file, copied.files, render_file(number, self._labels[item]))
+            files.copy(file, copied.files, names[item])
         if copied.has_contact_sheet:
             files.copy(SHEET, copied.files)
         if features := copied.features():
@@ -94,8 +97,8 @@ class CopiedTrials:
     def into_tables(self, connection: Connection, study_id: int, key: str) -> None:
         """Add the trials to our tables."""
         for number, copied in enumerate(self._trials):
-            files = self._files(key, number)
-            renders = {item: files.name(render_file(number, self._labels[item])) for item in copied.renders}
+            files, names = self._files(key, number), render_names(self._suite, number)
+            renders = {item: files.name(names[item]) for item in copied.renders}
             result = replace(
                 copied.result, files=renders, contact_sheet=files.sheet_id if copied.has_contact_sheet else None
             )

@@ -62,6 +62,15 @@ class Final:
         """The chosen candidate; None where all failed or there are several objectives."""
         return next((finalist for finalist in self.finalists if finalist.chosen), None)
 
+    def finalist(self, number: int) -> Finalist | None:
+        """Return what was found of a trial; None where it took no part."""
+        return next((finalist for finalist in self.finalists if finalist.number == number), None)
+
+    def candidate(self, number: int) -> Finalist | None:
+        """Return what was found of a merge; None where it took no part, and for a parent."""
+        finalist = self.finalist(number)
+        return None if finalist is None or finalist.is_parent else finalist
+
     def is_outdated(self, trials: Sequence[StoredTrial]) -> bool:
         """Return whether trials were finished that the final could not take into account."""
         return sum(trial.state == "complete" for trial in trials) != self.complete_trials

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, distribution_to_json
 from sqlalchemy import Connection
 
-from studies.files.artifacts import picture_attributes
+from studies.files.artifacts import study_sheet_attributes
 from studies.records.database import Database
 
 NOTE_LETTERS = 2045  # of a piece, as optuna-dashboard cuts them
@@ -147,17 +147,17 @@ def store_figures(database: Database, optuna_study_id: int, names: str, figures:
             connection.execute(_attributes.insert(), rows)
 
 
-def rename_optuna_study(connection: Connection, name: str, new: str, pictures: Sequence[str]) -> None:
-    """Rename a study in the transaction that renames ours, and forget its pictures, whose names begin with its own.
+def rename_optuna_study(connection: Connection, name: str, new: str, sheets: Sequence[str]) -> None:
+    """Rename a study in the transaction that renames ours, and forget its contact sheets, which have its name.
 
     Args:
-        pictures: names of their files.
+        sheets: names of their files.
     """
     found = connection.execute(sa.select(_studies.c.study_id).where(_studies.c.study_name == name)).scalar()
     if found is None:  # deleted in the dashboard
         return
     connection.execute(_studies.update().where(_studies.c.study_id == found).values(study_name=new))
-    keys = [key for file in pictures for key in picture_attributes(file, "")]
+    keys = [key for file in sheets for key in study_sheet_attributes(file, "")]
     this = _attributes.c.study_id == found
     connection.execute(_attributes.delete().where(this, _attributes.c.key.in_(keys)))
 

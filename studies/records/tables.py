@@ -142,3 +142,18 @@ batch_limits = Table(
     Column("height", Integer, primary_key=True),
     Column("images", Integer, nullable=False),  # at once, after more did not fit
 )
+
+votes = Table(
+    "mergetune_votes",
+    metadata,
+    Column("token", String(32), primary_key=True),  # drawn when the pair is shown; a vote sent twice counts once
+    Column("study_id", ForeignKey("mergetune_studies.id", ondelete="CASCADE"), nullable=False),
+    Column("person", String(100), nullable=False),
+    Column("item", Integer, nullable=False),  # index in the suite
+    Column("left_number", Integer, nullable=False),  # of the trial whose render stood there
+    Column("right_number", Integer, nullable=False),
+    Column("verdict", String(10)),  # left, right, equal, both_bad; None: not given yet, or taken back
+    Column("shown_at", Float, nullable=False),
+    Column("voted_at", Float),
+    Index("ix_mergetune_votes_study", "study_id"),
+)

@@ -48,6 +48,14 @@ class StoredStudy:
     status: Status  # as it was when the study was read; `status_of` reads it as it is now
     priority: int
 
+    def parent_file(self, letter: str) -> ParentFile:
+        """Return the file of the parent with a letter.
+
+        Raises:
+            KeyError: the study has no such parent.
+        """
+        return {parent.letter: parent for parent in self.parents}[letter]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:

@@ -25,6 +25,7 @@ from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial, TrialResult
 from studies.records.workers import live_workers, workers_at
+from studies.spec.suite import SuiteSettings
 from studies.system.advice import advised
 
 
@@ -120,7 +121,7 @@ def clone_study(records: StudyRecords, artifacts: Artifacts, name: str, *, trial
 
 def _finished(
     records: StudyRecords, study: optuna.Study, artifacts: Artifacts
-) -> tuple[list[CopiedTrial], dict[str, BaseDistribution], Artifacts, list[str]]:
+) -> tuple[list[CopiedTrial], dict[str, BaseDistribution], Artifacts, SuiteSettings]:
     """Return what `CopiedTrials` takes: the finished trials of a study as those of its clone."""
     told = {each.number: each for each in study.get_trials(deepcopy=False)}
     whole = [trial for trial in load_trials(records) if trial.is_whole and trial.number in told]
@@ -128,7 +129,7 @@ def _finished(
     for trial in whole:
         distributions |= told[trial.number].distributions
     copied = [_copied(records, artifacts, trial, told[trial.number]) for trial in whole]
-    return copied, distributions, artifacts, list(records.study.spec.suite.render_labels())
+    return copied, distributions, artifacts, records.study.spec.suite
 
 
 def _copied(records: StudyRecords, artifacts: Artifacts, trial: StoredTrial, told: FrozenTrial) -> CopiedTrial:

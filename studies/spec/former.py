@@ -1,6 +1,7 @@
 """Stored specs of studies that an earlier version began.
 
-`scheduler` then named a sampler and its noise levels together, and random methods drew other numbers.
+`scheduler` then named a sampler and its noise levels together, `noise` the program, and random methods drew other
+numbers.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from studies.spec.suite import SuiteSettings
 
 # The pair with the same noise levels. Later noise was that of A1111; what has none was computed as ComfyUI does.
 _NOW: Final[Mapping[str, Mapping[str, Any]]] = {
-    "ddim": {"sampler": "ddim", "schedule": "ddim_uniform", "noise": "comfyui", "sgm_noise_multiplier": True},
-    "dpmpp_2m": {"sampler": "dpmpp_2m", "schedule": "sgm_uniform", "noise": "comfyui"},
-    "dpmpp_2m_karras": {"sampler": "dpmpp_2m", "schedule": "karras", "noise": "comfyui"},
+    "ddim": {"sampler": "ddim", "schedule": "ddim_uniform", "program": "comfyui", "sgm_noise_multiplier": True},
+    "dpmpp_2m": {"sampler": "dpmpp_2m", "schedule": "sgm_uniform", "program": "comfyui"},
+    "dpmpp_2m_karras": {"sampler": "dpmpp_2m", "schedule": "karras", "program": "comfyui"},
     "dpmpp_2m_sde_karras": {"sampler": "dpmpp_2m_sde", "schedule": "karras"},
-    "euler": {"sampler": "euler", "schedule": "ddim_uniform", "noise": "comfyui", "sgm_noise_multiplier": True},
+    "euler": {"sampler": "euler", "schedule": "ddim_uniform", "program": "comfyui", "sgm_noise_multiplier": True},
     "euler_a": {"sampler": "euler_ancestral", "schedule": "ddim_uniform", "sgm_noise_multiplier": True},
-    "heun": {"sampler": "heun", "schedule": "ddim_uniform", "noise": "comfyui", "sgm_noise_multiplier": True},
+    "heun": {"sampler": "heun", "schedule": "ddim_uniform", "program": "comfyui", "sgm_noise_multiplier": True},
     "lcm": {"sampler": "lcm", "schedule": "sgm_uniform"},
-    "unipc": {"sampler": "uni_pc_bh2", "schedule": "sgm_uniform", "noise": "comfyui"},
+    "unipc": {"sampler": "uni_pc_bh2", "schedule": "sgm_uniform", "program": "comfyui"},
 }
 _DEFAULT: Final = "dpmpp_2m"
 _RENDERS_OTHERWISE: Final = frozenset({"ddim", "dpmpp_2m_sde_karras", "lcm", "unipc"})
@@ -33,7 +34,7 @@ _LEADING: Final = frozenset({"euler", "euler_a", "heun"})  # levels are the same
 
 
 def as_now(text: str) -> str:
-    """Return a stored spec in JSON as it is written now: with a sampler, its prompts' syntax, and its random numbers.
+    """Return a stored spec in JSON as it is written now: with a sampler, a program, a syntax, and its random numbers.
 
     A spec that was stored before prompts had a syntax has plain ones; one that was stored before samplers had a form of
     each program has ComfyUI's; one with a random method that was stored before these named their numbers has the former
@@ -43,7 +44,7 @@ def as_now(text: str) -> str:
     if spec is None:
         return text
     now = {**spec, "suite": _suite_now(spec["suite"])}
-    if now["suite"].get("noise", "a1111") == "a1111":
+    if now["suite"].get("program", "a1111") == "a1111":
         now["suite"] = _with_forms(now["suite"])
         if isinstance(spec.get("final"), dict):
             now["final"] = _with_forms(spec["final"])
@@ -58,6 +59,9 @@ def _suite_now(suite: Mapping[str, Any]) -> dict[str, Any]:
     if scheduler is not None:
         changes |= _NOW[scheduler]
         suite = {key: value for key, value in suite.items() if key != "scheduler"}
+    if "noise" in suite:
+        changes = {"program": suite["noise"], **changes}
+        suite = {key: value for key, value in suite.items() if key != "noise"}
     return {**suite, **changes}
 
 

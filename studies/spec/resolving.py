@@ -76,5 +76,5 @@ def _names_pictures(spec: Any) -> bool:
 def _notes_of_suite(written: Any, resolved: Any, base_dir: Path) -> tuple[str, ...]:
     """Return what the user should know of the suite as it is written; nothing where it is refused for its program."""
     suite = resolved.get("suite") if isinstance(resolved, Mapping) else None
-    program = suite.get("noise", "a1111") if isinstance(suite, Mapping) else None
+    program = suite.get("program", "a1111") if isinstance(suite, Mapping) else None
     return suite_notes(written, program, base_dir) if program in PROGRAMS else ()

@@ -65,8 +65,8 @@ class SamplerInfo:
     """What is known of a sampler, but for how it is carried out. Names of it are read in any spelling.
 
     Some samplers are another one in A1111 than in ComfyUI under the same name. Each program's form has a name of its
-    own, which means it whatever the suite's `noise`; the plain name becomes A1111's form where `noise` says so. So the
-    suites that studies store have a plain name with ComfyUI's noise only. It stays there, and means ComfyUI's form,
+    own, which means it whatever the suite's `program`; the plain name becomes A1111's form where that is A1111. So the
+    suites that studies store have a plain name for ComfyUI only. It stays there, and means ComfyUI's form,
     because studies that began before there were two forms have stored it and must render the same.
     """
 

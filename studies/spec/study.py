@@ -213,7 +213,7 @@ class StudySpec(FrozenSettings):
         suite: SuiteSettings | None = info.data.get("suite")  # none if it is refused
         if suite is None or value.prompts is None:
             return value
-        return value.model_copy(update={"prompts": tuple(each.in_program(suite.noise) for each in value.prompts)})
+        return value.model_copy(update={"prompts": tuple(each.in_program(suite.program) for each in value.prompts)})
 
     @model_validator(mode="after")
     def _scorers_of_groups(self) -> Self:

@@ -43,7 +43,7 @@ SCORING: Final = ("weight", "without", "group")  # settings of a prompt that cha
 LONGEST_GROUP: Final = 60  # characters of a group's name
 _LATER: Final = ("cfg_rescale", "pag", "hires")  # which suites and prompts did not always have
 _NAMES: Final[Mapping[str, Any]] = {
-    "noise": ProgramName,
+    "program": ProgramName,
     "syntax": Syntax,
     "emphasis": Emphasis,
     "prediction": PredictionName,
@@ -181,7 +181,7 @@ class SuiteSettings(FrozenSettings):
     OTHER_WORDS: ClassVar[Mapping[str, str]] = SUITE_WORDS
     # The program in which the same settings give the same picture: its samplers, its first noise, its noise of later
     # steps, and the times that its U-Net is given. It stands first, because the prompts' samplers are read by it.
-    noise: ProgramName = "a1111"
+    program: ProgramName = "a1111"
     preset: Preset | None = None  # what set the settings that a spec left out; they are written out when it is parsed
     prompts: tuple[SuitePrompt, ...]
     negative: str = ""
@@ -212,7 +212,7 @@ class SuiteSettings(FrozenSettings):
     def _as_in_the_program(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        named, program = apart(with_preset(data), default="dpmpp_2m"), data.get("noise", "a1111")
+        named, program = apart(with_preset(data), default="dpmpp_2m"), data.get("program", "a1111")
         sampler, schedule = named.get("sampler"), named.get("schedule")
         if sampler not in SAMPLERS or schedule not in (None, *SCHEDULES):
             return named  # which the fields refuse
@@ -223,7 +223,7 @@ class SuiteSettings(FrozenSettings):
     @field_validator("prompts")
     @classmethod
     def _prompts_as_in_the_program(cls, value: tuple[SuitePrompt, ...], info: ValidationInfo) -> Any:
-        program = info.data.get("noise")  # none if it is refused
+        program = info.data.get("program")  # none if it is refused
         return value if program is None else tuple(prompt.in_program(program) for prompt in value)
 
     @field_validator("prompts", mode="before")
@@ -456,6 +456,7 @@ class SuiteSettings(FrozenSettings):
         excluded |= {"embeddings", "lora_folder", "loras", "preset"}
         excluded |= {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
         data = self.model_dump(mode="json", exclude=excluded)
+        data["noise"] = data.pop("program")  # as it was called when studies began to store digests
         if self.loras:
             data["loras"] = self.lora_strengths
         for prompt in data["prompts"]:

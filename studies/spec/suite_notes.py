@@ -21,7 +21,7 @@ def suite_notes(written: Mapping[str, Any], program: ProgramName, base_dir: Path
 
     Args:
         written: the spec as it is written.
-        program: the suite's `noise`, which may be that of its pictures.
+        program: the suite's, which may be that of its pictures.
         base_dir: the folder of relative paths.
     """
     suite = written.get("suite")

@@ -55,7 +55,7 @@ SUITE_WORDS: Final[Mapping[str, str]] = {
     "etanoiseseeddelta": "ensd",
     **dict.fromkeys(("embedding", "textualinversion", "textualinversions"), "embeddings"),
     **dict.fromkeys(("wildcard", "wildcardsfolder"), "wildcards"),
-    **dict.fromkeys(("program", "rng"), "noise"),
+    **dict.fromkeys(("noise", "rng"), "program"),
     "predictiontype": "prediction",
     "parameterization": "prediction",
     "rescalebetaszerosnr": "zero_snr",

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from search_spaces.block_weights import parse_block_weights
 from search_spaces.blocks import Architecture
-from studies.files.artifacts import Artifacts, RenderFile, render_file
+from studies.files.artifacts import Artifacts, RenderFile
 from studies.records.database import open_database
+from studies.records.kept_renders import render_name
 from studies.records.stored_renders import drop_files
 from studies.records.stored_studies import open_study
 from studies.records.stored_trials import load_trials
@@ -130,7 +131,7 @@ def test_renders_of_the_final_are_shown_where_the_search_kept_none(made: Path, t
     assert "no render of this trial was kept" in (tmp_path / "without.md").read_text()
 
     held_out = records.study.spec.held_out
-    file = render_file(0, held_out.render_labels()[1])
+    file = render_name(0, held_out.render_labels()[1])
     pixels = np.full((3, 64, 64), 7, np.uint8)
     final = Artifacts.beside(records.database.url, made / "artifacts").of_final(records.study.key)
     final.save_renders([RenderFile(file=file, pixels=pixels)])

@@ -65,7 +65,7 @@ def test_a_study_that_cannot_start_is_told_as_failed(folder: Path, call: Call) -
 
 
 def test_the_bell_rings_on_a_terminal_only() -> None:
-    ring = "from optimizer.cli.workers.ending import notifying\nwith notifying('bell'): pass"
+    ring = "from optimizer.cli.workers.notification import notifying\nwith notifying('bell'): pass"
     ours, theirs = pty.openpty()
     subprocess.run([sys.executable, "-c", ring], stdout=theirs, env=os.environ | {"TERM": "xterm"}, check=True)
     assert os.read(ours, 99) == b"\a"

@@ -10,20 +10,18 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import browser as browsers
 import pytest
 from command_line import run_program as run
 from demo_study import write_spec
 from safetensors import safe_open
 
 MERGETUNE = [sys.executable, "-m", "optimizer.cli"]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -158,34 +156,13 @@ def test_the_dashboard_serves_the_study(dashboard: str) -> None:
         assert json.load(reply)["study_summaries"][0]["study_name"] == "short"
 
 
-@pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs Debian's chromium and chromium-driver")
+@pytest.mark.skipif(not browsers.IS_THERE, reason=browsers.WHY_NOT)
 def test_a_trial_is_shown_in_a_browser_with_contact_sheet_recipe_and_gain(dashboard: str, tmp_path: Path) -> None:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-    from selenium.webdriver.common.by import By
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for flag in (
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--window-size=1400,1800",
-        f"--user-data-dir={tmp_path}/profile",
-    ):  # fmt: skip
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    try:
-        browser.get(f"{dashboard}/dashboard/studies/1/trials?numbers=2")
-        deadline = time.monotonic() + 60
-        pictures: list[int] = []
-        while time.monotonic() < deadline and not any(width > 500 for width in pictures):
-            time.sleep(0.5)
-            images = browser.find_elements(By.TAG_NAME, "img")
-            pictures = [int(str(image.get_property("naturalWidth") or 0)) for image in images]
-        text = browser.find_element(By.TAG_NAME, "body").text
-        browser.save_screenshot(os.environ.get("MERGETUNE_SCREENSHOT", str(tmp_path / "dashboard.png")))
-    finally:
-        browser.quit()
-    assert any(width > 500 for width in pictures), "no contact sheet"
+    with browsers.browser(tmp_path / "profile") as browser:
+        browser.open(f"{dashboard}/dashboard/studies/1/trials?numbers=2", width=1400)
+        browser.wait_for("[...document.images].some(image => image.naturalWidth > 500)")  # the contact sheet
+        text = browser.text
+        browser.screenshot(Path(os.environ.get("MERGETUNE_SCREENSHOT", str(tmp_path / "dashboard.png"))))
     assert "uniform 0.25" in text
     assert "gain over the better parent" in text
     assert "IN00" in text

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from optimizer.cli.views.report import study_objective
+from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials, parent_trials
 from studies.records.database import open_database
 from studies.records.stored_renders import load_scores
@@ -34,7 +34,7 @@ def test_the_demo_finds_proves_and_exports_a_merge_better_than_both_parents(tmp_
     rows = load_trials(records)
     assert [row.state for row in rows] == ["complete"] * 30
 
-    (best,) = best_trials(rows, study_objective(records.study))
+    (best,) = best_trials(rows, Objective.of_study(records.study))
     gain = best.gains["objective"]
     assert best.origin.kind not in {"parent", "uniform"}
     assert gain.low is not None

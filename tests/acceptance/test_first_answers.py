@@ -47,6 +47,8 @@ PATHS: Mapping[str, tuple[str, ...]] = {
     "study delete": ("somebody", "--yes"),
     "study rename": ("somebody", "another"),
     "study clone": ("somebody", "another"),
+    "study vote": ("somebody",),
+    "study votes": ("somebody",),
     "study stop": ("somebody",),
     "study pause": ("somebody",),
     "study priority": ("somebody", "1"),

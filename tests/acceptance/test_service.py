@@ -25,7 +25,8 @@ from demo_study import DEMO, SMALL, begin
 from object_store import BUCKET, SECRET_KEY, ObjectStore, object_store
 from real_databases import new_guarded_postgresql_url
 
-from optimizer.observe.http_gate import PASSWORD_VARIABLE, USER
+from optimizer.observe.guarded_server import PASSWORD_VARIABLE
+from optimizer.observe.http_gate import USER
 from studies.records.database import PASSWORD_FILE_VARIABLE
 
 MERGETUNE = [sys.executable, "-m", "optimizer.cli"]

@@ -27,7 +27,6 @@ from basics.texts import visible
 from optimizer.cli.common import escaped, print_error
 from optimizer.cli.console import SafeConsole, make_log_safe
 from optimizer.observe.metrics import Metrics, MetricsReporter
-from optimizer.observe.trial_notes import in_markdown
 from optimizer.rendering.contact_sheet import comparison_sheet, contact_sheet
 from studies.records.database import open_database
 
@@ -171,20 +170,6 @@ def test_log_records_are_printed_as_characters(
     record = logging.LogRecord("scorers", logging.WARNING, "x.py", 1, "%s is damaged", (f"{CLEAR}{TITLE}",), None)
     last.handle(record)
     assert capsys.readouterr().err == "\\x1b[2J\\x1b[1;1H\\x9d0;pwned\\x9c is damaged\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        (f"a{CLEAR}b", "a\\\\x1b\\[2J\\\\x1b\\[1;1Hb"),
-        ("<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)&gt;"),
-        ("a | b\n| c |", "a \\| b \\| c \\|"),
-        ("[click](http://evil)", "\\[click\\](http://evil)"),
-        ("clip_score", "clip_score"),
-    ],
-)
-def test_notes_of_the_dashboard_show_texts_as_they_are(text: str, shown: str) -> None:
-    assert in_markdown(text) == shown
 
 
 def test_labels_of_metrics_contain_no_control_characters() -> None:

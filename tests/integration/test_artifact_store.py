@@ -20,7 +20,7 @@ from demo_study import PROMPTS, Recorder, ShortStudy, begin, make_runtime, reope
 from object_store import BUCKET, ObjectStore, object_store
 from optuna.trial import TrialState
 
-from optimizer.observe.dashboard import make_server
+from optimizer.dashboard.server import make_server
 from optimizer.observe.events import Event, OutageBegan, TrialStarted
 from optimizer.outcome.export import Watch, deliver
 from optimizer.outcome.warm_start import find_warm_start

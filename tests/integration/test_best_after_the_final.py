@@ -14,8 +14,8 @@ from demo_study import SMALL, begin
 from optuna_dashboard import get_note
 from stored_study import store_study
 
-from optimizer.cli.views.study_page import describe_study
-from optimizer.observe.best_sheet import save_best_sheet
+from optimizer.dashboard.study_page import describe_study
+from optimizer.sheets.best import save_best_sheet
 from optimizer.trial.objective import SINGLE
 from studies.files.artifacts import Artifacts
 from studies.records.database import open_database

@@ -100,8 +100,8 @@ def begin(url: str, folder: Path) -> None:
     database = open_database(url)
     try:
         spec = parse_spec(SPEC.format(name="new"), base_dir=Path("/"))
-        artifacts, labels = Artifacts.beside(url, folder / "artifacts"), spec.suite.render_labels()
-        copied = CopiedTrials(trials_to_copy(folder), distributions(space), artifacts, labels)
+        artifacts = Artifacts.beside(url, folder / "artifacts")
+        copied = CopiedTrials(trials_to_copy(folder), distributions(space), artifacts, spec.suite)
         stored_studies.create_study(database, spec, files, ["maximize"], ["objective"], copied)
     finally:
         database.close()

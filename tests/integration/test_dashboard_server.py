@@ -24,11 +24,12 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from optuna_dashboard._pareto_front import _get_pareto_front_trials_nd
 
+from optimizer.dashboard.gates import one_expensive_at_a_time
+from optimizer.dashboard.pareto_front import pareto_front
+from optimizer.dashboard.plot_excerpts import NUMBERS, TRIALS
+from optimizer.dashboard.server import MAX_UPLOAD_BYTES, make_server
 from optimizer.errors import StorageError
-from optimizer.observe.dashboard import MAX_UPLOAD_BYTES, make_server
-from optimizer.observe.http_gate import USER, one_expensive_at_a_time
-from optimizer.observe.pareto_front import pareto_front
-from optimizer.observe.plot_excerpts import NUMBERS, TRIALS
+from optimizer.observe.http_gate import USER
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database, open_database
 

@@ -23,9 +23,9 @@ from stored_study import store_study
 import studies
 from optimizer.cli.common import storage_url
 from optimizer.cli.views.progress import ProgressReporter
-from optimizer.cli.views.report import study_objective
 from optimizer.cli.workers.local_workers import options_as_variables
 from optimizer.observe.events import StudyPaused
+from optimizer.trial.objective import Objective
 from studies.errors import ArtifactError, SchemaChangedError, SpecError, StudyExistsError
 from studies.files.artifacts import Artifacts, default_folder
 from studies.records import stored_trials, tables
@@ -130,7 +130,7 @@ def test_whatever_command_is_advised_names_the_database(
     store_final(whole, Final(suite_digest="", complete_trials=1, finalists=(finalist(whole, 0), finalist(whole, 2))))
     outdated = call("study", "show", "whole", "--storage", "other place.db", code=0).out
     assert f'hold it again with: mergetune study finish "whole"{option}\n' in outdated
-    with ProgressReporter(whole, study_objective(whole.study), threading.Event()) as people:
+    with ProgressReporter(whole, Objective.of_study(whole.study), threading.Event()) as people:
         people.report(StudyPaused())
     assert f'it goes on with: mergetune study resume "whole" --detach{option}\n' in capsys.readouterr().out
     with pytest.raises(StudyExistsError, match=re.escape(f'`mergetune study resume "whole"{option}`')):

@@ -59,7 +59,7 @@ def suite(**changes: Any) -> SuiteSettings:
         "cfg": 3,
         "sampler": "euler",
         "schedule": "normal",
-        "noise": "comfyui",
+        "program": "comfyui",
     }
     return SuiteSettings.model_validate(settings | changes)
 

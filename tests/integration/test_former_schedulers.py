@@ -36,7 +36,7 @@ def store(folder: Path, scheduler: str, *, digest: str | None = None, **changes:
     database = study.records.database
     with database.engine.begin() as connection:
         spec = json.loads(connection.execute(sa.select(tables.studies.c.spec)).scalar_one())
-        for name in ("sampler", "schedule", "noise", "ensd", "sgm_noise_multiplier", "size_conditioning"):
+        for name in ("sampler", "schedule", "program", "ensd", "sgm_noise_multiplier", "size_conditioning"):
             del spec["suite"][name]
         spec["suite"]["scheduler"] = scheduler
         values = {"spec": json.dumps(spec)} | ({} if digest is None else {"suite_digest": digest})

@@ -19,10 +19,10 @@ from scipy import stats
 from stored_study import store_study
 
 from optimizer.cli import main
-from optimizer.cli.views.report import study_objective
+from optimizer.dashboard.figures import _can_draw, save_figures
 from optimizer.insight.importance import BINS, insight, load_samples
-from optimizer.insight.interactive import _can_draw, save_figures
 from optimizer.search.shortlist import by_posterior, by_value, posterior_means
+from optimizer.trial.objective import Objective
 from studies.records import tables
 from studies.records.database import open_database
 from studies.records.stored_studies import open_study
@@ -82,7 +82,7 @@ def run(folder: Path, *arguments: str, code: int = 0) -> str:
 def test_the_one_block_that_matters_is_found_and_its_effect_is_the_mean_of_its_trials(folder: Path) -> None:
     database = open_database(f"sqlite:///{folder}/s.db", create=False)
     records = open_study(database, "one")
-    found = insight(records, study_objective(records.study))
+    found = insight(records, Objective.of_study(records.study))
     shares = found.findings[0].shares
     assert sum(shares.values()) == pytest.approx(1)
     assert max(shares, key=lambda name: shares[name]) == "IN04"
@@ -125,7 +125,7 @@ def test_a_lucky_trial_among_mediocre_ones_is_ranked_by_what_the_model_believes(
     database = open_database(f"sqlite:///{tmp_path}/s.db")
     changes: dict[str, Any] = {"objective": {"sharpness": {"weight": 1}}, "space": {"granularity": "sections"}}
     records = store_study(database, "luck", score, trials=40, seed=1, **changes)
-    objective, rows = study_objective(records.study), load_trials(records)
+    objective, rows = Objective.of_study(records.study), load_trials(records)
     ranked = by_posterior(records, objective, rows)(rows)
     means = posterior_means(records, objective, rows)["objective"]
     database.close()
@@ -141,7 +141,7 @@ def test_where_no_model_can_be_fitted_the_observed_values_rank(tmp_path: Path) -
     database = open_database(f"sqlite:///{tmp_path}/s.db")
     records = store_study(database, "two", one_block, trials=2)
     trials = load_trials(records)
-    objective = study_objective(records.study)
+    objective = Objective.of_study(records.study)
     assert by_posterior(records, objective, trials)(trials) == by_value(objective)(trials)
     assert posterior_means(records, objective, trials) == {}
     database.close()
@@ -194,7 +194,7 @@ def test_without_plotly_there_are_no_figures_and_the_log_says_so_once(
     records = open_study(database, "front")
     _can_draw.cache_clear()
     try:
-        assert [save_figures(records, study_objective(records.study)) for _ in range(2)] == [0, 0]
+        assert [save_figures(records, Objective.of_study(records.study)) for _ in range(2)] == [0, 0]
     finally:
         _can_draw.cache_clear()
         database.close()
@@ -205,9 +205,9 @@ def test_without_plotly_there_are_no_figures_and_the_log_says_so_once(
 def test_the_dashboard_gets_its_figures_and_writes_over_old_ones(folder: Path) -> None:
     database = open_database(f"sqlite:///{folder}/s.db", create=False)
     records, few = open_study(database, "front"), open_study(database, "other")
-    assert save_figures(records, study_objective(records.study)) == 6
-    assert save_figures(records, study_objective(records.study)) == 6
-    assert save_figures(few, study_objective(few.study)) == 0
+    assert save_figures(records, Objective.of_study(records.study)) == 6
+    assert save_figures(records, Objective.of_study(records.study)) == 6
+    assert save_figures(few, Objective.of_study(few.study)) == 0
     number = optuna.load_study(study_name="front", storage=database.storage)._study_id
     kept = get_plotly_graph_objects(database.storage.get_study_system_attrs(number))
     assert len(kept) == 6

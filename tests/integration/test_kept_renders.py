@@ -11,12 +11,13 @@ import pytest
 from demo_study import SMALL, Recorder, ShortStudy, begin
 from PIL import Image
 
-from optimizer.cli.views.final import finish_study
 from optimizer.cli.workers.session import work_on
+from optimizer.outcome.final import FinalProgress
+from optimizer.outcome.finishing import finish_study
 from optimizer.report.page import save_report
 from optimizer.system.retry import Retry
 from optimizer.work.leftovers import orphans_among
-from studies.files.artifacts import picture_name, report_name
+from studies.files.artifacts import report_name, sheet_name
 from studies.recipe.recipe import Recipe
 from studies.records.control import set_status
 from studies.records.finals import Final
@@ -27,12 +28,14 @@ SMALL_FINAL: Mapping[str, Any] = {**SMALL, "final": {"top": 1}, "budget": {"tria
 
 
 def held(folder: Path, **changes: Any) -> tuple[ShortStudy, Final]:
-    """A small study with its final, held as the command line holds it."""
+    """A small study with its final."""
     short = begin(folder, {**SMALL_FINAL, **changes})
     short.run()
     files = short.artifacts.of_final(short.study.key)
     short.artifacts.store.write(files.name("trial-99-prompt-01-seed-1.png"), b"of an earlier final")
-    return short, finish_study(short.records, short.runtime, short.artifacts, Recorder(), Retry())
+    progress = FinalProgress(started=lambda *_: None, rendered=lambda _: None)
+    finish = finish_study(short.records, short.runtime, short.artifacts, Recorder(), Retry(), progress)
+    return short, finish.final
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def test_the_report_shows_them_and_lies_beside_the_sheets(small: tuple[ShortStud
     gain = final.winner.held_out["objective"]
     beaten = f"no merge beats parent {gain.parent}" if gain.value <= 0 else f"rial {final.winner.number}"
     assert beaten in headline[1]
-    assert (Path(short.artifacts.location) / picture_name(name, key, "final")).exists()
+    assert (Path(short.artifacts.location) / sheet_name(name, key, "final")).exists()
 
 
 def test_a_study_that_is_stopped_gets_a_report_of_what_it_has(small: tuple[ShortStudy, Final]) -> None:

@@ -11,9 +11,10 @@ from demo_study import begin
 from PIL import Image
 from reported_study import begin_reported, hold_final, store_pictures
 
-from optimizer.observe.study_sheet import LatestSheet, column_heading
+from optimizer.sheets.comparison import column_heading
+from optimizer.sheets.latest import LatestSheet
 from optimizer.trial.ranking import best_trials
-from studies.files.artifacts import picture_name
+from studies.files.artifacts import sheet_name
 from studies.records.values import Gain
 
 
@@ -38,7 +39,7 @@ def test_it_shows_the_parents_and_the_best_and_is_drawn_anew_when_another_is_the
     widths, pictures, best = [], [], []
     for count in (1, 2, 3, 12):
         where = latest.draw(trials[:count])
-        assert where == f"{study.artifacts.location}/{picture_name('one', study.records.study.key, 'latest')}"
+        assert where == f"{study.artifacts.location}/{sheet_name('one', study.records.study.key, 'latest')}"
         with Image.open(where) as picture:
             widths.append(picture.width)
             pictures.append(np.asarray(picture))
@@ -89,7 +90,7 @@ def test_a_worker_draws_it_after_its_trials(tmp_path: Path) -> None:
         "budget": {"trials": 3},
     }
     short = begin(tmp_path, small)
-    name = picture_name("short", short.study.key, "latest")
+    name = sheet_name("short", short.study.key, "latest")
     short.run(stop_after=1)
     first = short.artifacts.store.read(name)
     short.run()

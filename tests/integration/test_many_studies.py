@@ -17,7 +17,7 @@ import torch
 from demo_study import SMALL, Recorder, make_runtime, short_spec
 from rich.console import Console
 
-from optimizer.cli.views.report import studies_table
+from optimizer.cli.views.results import studies_table
 from optimizer.errors import CheckpointError, FinalError, OptimizerError
 from optimizer.observe.events import Event, ImagesRendered, StudyRefused, TrialEnded, WaitingForWork
 from optimizer.runtime.digest_cache import DigestCache

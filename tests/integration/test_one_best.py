@@ -18,15 +18,15 @@ from optuna_dashboard import get_note
 from reported_study import ReportedStudy, store_pictures
 from stored_study import final_of, store_study
 
-from optimizer.cli.views.study_page import describe_study
-from optimizer.observe.best_sheet import best_sheet
-from optimizer.observe.dashboard import make_server
-from optimizer.observe.study_sheet import LatestSheet
+from optimizer.dashboard.server import make_server
+from optimizer.dashboard.study_page import describe_study
 from optimizer.outcome.model_card.verdict import Judged
 from optimizer.outcome.model_card.verdict import verdict as card_verdict
 from optimizer.report.prompts import prompt_gains
 from optimizer.report.results import Results, results_of
 from optimizer.report.verdict import Verdict, verdict_of
+from optimizer.sheets.best import best_sheet
+from optimizer.sheets.latest import LatestSheet
 from optimizer.trial.front import front_of
 from optimizer.trial.objective import SINGLE, Objective
 from studies.files.artifacts import Artifacts
@@ -72,7 +72,7 @@ def more_of_b(params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
 
 
 def objective_of(records: StudyRecords) -> Objective:
-    return Objective.of(records.study.spec, records.study.spec.infos)
+    return Objective.of_study(records.study)
 
 
 def best_observed(trials: Sequence[StoredTrial]) -> int:

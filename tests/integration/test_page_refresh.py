@@ -11,7 +11,7 @@ import pytest
 from optuna_dashboard import get_note, save_note
 from stored_study import store_study
 
-from optimizer.cli.views.page_refresh import PageRefresh
+from optimizer.dashboard.page_refresh import PageRefresh
 from optimizer.trial.objective import SINGLE
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database, open_database
@@ -47,13 +47,22 @@ def records(database: Database) -> StudyRecords:
     return store_study(database, "one", scores, trials=12, objective={"sharpness": {"weight": 1}})
 
 
+def page_refresh(records: StudyRecords, **options: float) -> PageRefresh:
+    """A refresh with which nothing may go wrong."""
+
+    def complain(what: str, why: str) -> None:
+        raise AssertionError(f"{what}: {why}")
+
+    return PageRefresh(records.database, Artifacts.beside(records.database.url), complain, **options)
+
+
 def attributes(records: StudyRecords) -> dict[str, object]:
     found = optuna_study(records)
     return dict(records.database.storage.get_study_system_attrs(found._study_id))
 
 
 def test_a_page_is_made_again_when_something_has_changed_and_not_before(records: StudyRecords) -> None:
-    refresh = PageRefresh(records.database, Artifacts.beside(records.database.url), rest=0)
+    refresh = page_refresh(records, rest=0)
     refresh.refresh()
     first = attributes(records)
     assert FIGURE in first
@@ -66,7 +75,7 @@ def test_a_page_is_made_again_when_something_has_changed_and_not_before(records:
 
 
 def test_a_page_that_took_long_rests(records: StudyRecords) -> None:
-    refresh = PageRefresh(records.database, Artifacts.beside(records.database.url), rest=1_000_000)
+    refresh = page_refresh(records, rest=1_000_000)
     refresh.refresh()
     hold(records, number=7)
     refresh.refresh()
@@ -74,7 +83,7 @@ def test_a_page_that_took_long_rests(records: StudyRecords) -> None:
 
 
 def test_the_thread_follows_the_study_and_ends(records: StudyRecords) -> None:
-    refresh = PageRefresh(records.database, Artifacts.beside(records.database.url), pause_seconds=0.05, rest=0)
+    refresh = page_refresh(records, pause_seconds=0.05, rest=0)
     refresh.start()
     try:
         deadline = time.monotonic() + 120
@@ -88,7 +97,7 @@ def test_the_thread_follows_the_study_and_ends(records: StudyRecords) -> None:
 
 
 def test_what_people_write_while_it_runs_stays(records: StudyRecords) -> None:
-    refresh = PageRefresh(records.database, Artifacts.beside(records.database.url), rest=0)
+    refresh = page_refresh(records, rest=0)
     refresh.refresh()
     study = optuna_study(records)
     save_note(study, f"{get_note(study)}\n\nI like trial 3.")
@@ -98,11 +107,8 @@ def test_what_people_write_while_it_runs_stays(records: StudyRecords) -> None:
     assert "the final's choice" in get_note(study)
 
 
-def test_a_study_whose_trials_were_deleted_leaves_the_others(
-    records: StudyRecords, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_study_whose_trials_were_deleted_leaves_the_others(records: StudyRecords) -> None:
     store_study(records.database, "two", scores, trials=3)
     optuna.delete_study(study_name="one", storage=records.database.storage)
-    PageRefresh(records.database, Artifacts.beside(records.database.url)).refresh()
+    page_refresh(records).refresh()
     assert get_note(optuna.load_study(study_name="two", storage=records.database.storage))
-    assert capsys.readouterr().err == ""

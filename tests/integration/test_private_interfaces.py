@@ -35,9 +35,9 @@ TABLES = {  # every column of those that studies/records/optuna_tables.py uses; 
     "study_system_attributes": {"study_system_attribute_id*", "study_id", "key", "value_json"},
 }  # fmt: skip
 CALLS = {  # what is called -> the names of its arguments
-    "optuna_dashboard._app:get_pareto_front_trials": ["trials", "directions"],  # optimizer/observe/pareto_front.py
-    "optuna_dashboard._app:get_plotly_graph_objects": ["system_attrs"],  # optimizer/observe/figure_order.py
-    "optuna.storages._cached_storage:_CachedStorage.__init__": ["self", "backend"],  # optimizer/observe/best_trial.py
+    "optuna_dashboard._app:get_pareto_front_trials": ["trials", "directions"],  # optimizer/dashboard/pareto_front.py
+    "optuna_dashboard._app:get_plotly_graph_objects": ["system_attrs"],  # optimizer/dashboard/figure_order.py
+    "optuna.storages._cached_storage:_CachedStorage.__init__": ["self", "backend"],  # optimizer/dashboard/storage.py
     "optuna.storages._cached_storage:_CachedStorage.get_best_trial": ["self", "study_id"],
     "optuna.trial:Trial.__init__": ["self", "study", "trial_id"],
     "optuna.storages:RDBStorage.create_new_trial": ["self", "study_id", "template_trial"],

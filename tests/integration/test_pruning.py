@@ -9,11 +9,12 @@ import pytest
 from command_line import Call, caller, enter
 from stored_study import store_study
 
-from optimizer.cli.views.report import study_objective
+from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials
-from studies.files.artifacts import FEATURES, SHEET, Artifacts, render_file, sheet_attributes, stored_name
+from studies.files.artifacts import FEATURES, SHEET, Artifacts, sheet_attributes, stored_name
 from studies.records import stored_renders, stored_trials, tables
 from studies.records.database import open_database
+from studies.records.kept_renders import render_name
 from studies.records.origins import Origin
 from studies.records.study_records import StudyRecords
 
@@ -46,18 +47,18 @@ def stored(tmp_path: Path) -> tuple[StudyRecords, Artifacts]:
         left.store.write(left.name(SHEET), bytes(SIZE))
         if trial.state == "failed":
             continue
-        for file in (SHEET, FEATURES, *(render_file(trial.number, str(item)) for item in range(ITEMS))):
+        for file in (SHEET, FEATURES, *(render_name(trial.number, str(item)) for item in range(ITEMS))):
             mine.store.write(mine.name(file), bytes(SIZE))
         with database.write() as connection:
             connection.execute(tables.trials.update().where(tables.trials.c.id == trial.id).values(sheet=mine.sheet_id))
             for item in range(ITEMS):
                 which = (tables.renders.c.trial_id == trial.id) & (tables.renders.c.item == item)
                 connection.execute(
-                    tables.renders.update().where(which).values(file=mine.name(render_file(trial.number, str(item))))
+                    tables.renders.update().where(which).values(file=mine.name(render_name(trial.number, str(item))))
                 )
     stored_trials.start_trial(records, TRIALS, Origin("sampler", "gp"), trials[2].recipe, "busy")
     busy = artifacts.of_trial(records.study.key, TRIALS, "busy")
-    busy.store.write(busy.name(render_file(TRIALS, "0")), bytes(SIZE))
+    busy.store.write(busy.name(render_name(TRIALS, "0")), bytes(SIZE))
     artifacts.store.write("studies/another/0-w/sheet.jpg", bytes(SIZE))
     artifacts.store.write("uploads/12345678-1234-4321-8765-0123456789ab", bytes(SIZE))
     return records, artifacts
@@ -84,10 +85,10 @@ def test_renders_and_leftovers_go_and_nothing_else(
     records, artifacts = stored
     rows = stored_trials.load_trials(records)
     before = {file.name for file in artifacts.store.files("")}
-    best = {row.number for row in best_trials(rows, study_objective(records.study))}
+    best = {row.number for row in best_trials(rows, Objective.of_study(records.study))}
     wanted = set() if keep == "none" else {0, 1} | best
     dropped = {row.number for row in rows if row.state == "complete"} - wanted
-    final = [artifacts.of_final(records.study.key).name(render_file(number, "0")) for number in (0, 1, 5)]
+    final = [artifacts.of_final(records.study.key).name(render_name(number, "0")) for number in (0, 1, 5)]
     for name in final:
         artifacts.store.write(name, bytes(SIZE))
     before |= set(final)

@@ -57,7 +57,7 @@ def begun(folder: Path, suite: Mapping[str, Any]) -> tuple[Database, StudyRecord
         final={"top": 3, "seeds": [5, TWICE + 5]} if "seeds" in suite else {"top": 3, "seeds": [5]},
     )
     trials = stored_trials.load_trials(records)
-    objective, infos = Objective.of(records.study.spec, records.study.spec.infos), records.study.spec.infos
+    objective, infos = Objective.of_study(records.study), records.study.spec.infos
     evidence = {trial.number: evidence_of(records, trial.number) for trial in trials}
     parents = {letter: evidence[trial.number] for letter, trial in parent_trials(trials).items()}
     for trial in trials:

@@ -13,9 +13,10 @@ from command_line import Call, caller, enter
 from demo_study import DEMO, PROMPTS, ShortStudy, begin, reopen, short_spec, write_spec
 
 from optimizer.outcome.other_study import Other
-from studies.files.artifacts import Artifacts, render_file
+from studies.files.artifacts import Artifacts
 from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import open_database
+from studies.records.kept_renders import render_name
 from studies.records.values import StoredTrial
 
 # The search is random, so what is proposed under a number does not depend on scores; racing makes it score by stages.
@@ -127,7 +128,7 @@ def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune
             for short, row in ((new, ours), (before, theirs))
         )
         labels = before.records.study.spec.suite.render_labels()
-        assert mine.files() == other.files() > {render_file(ours.number, label) for label in labels}
+        assert mine.files() == other.files() > {render_name(ours.number, label) for label in labels}
     assert "4 of 4 trials of short are scored anew" in said
     best = max(rows_of(before), key=lambda row: row.objectives["objective"])
     assert f"best by the new objective: trial {best.number} ({best.origin}, from short trial {best.number})" in said

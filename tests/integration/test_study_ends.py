@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from demo_study import ShortStudy, begin, reopen
 
-from optimizer.cli.views.report import print_study
+from optimizer.cli.views.results import print_study
 from optimizer.search.depth.ties import split_of
 from optimizer.search.stopping import expectations, stored_end
 from studies.errors import SpecError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 from demo_study import ShortStudy, begin
 from scipy import stats
+from torch import Tensor
 
 from optimizer.errors import FinalError
-from optimizer.outcome.final import FinalWatch, hold_final
+from optimizer.outcome.final import FinalProgress, hold_final
 from optimizer.search.shortlist import by_value
 from optimizer.trial.objective import SINGLE
 from optimizer.trial.ranking import parent_trials
@@ -21,13 +23,14 @@ from studies.records import stored_renders, stored_trials
 from studies.records.database import open_database
 from studies.records.finals import Final, load_final, store_final
 from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 
 BUDGET = 6  # two parents, three uniform merges, a depth profile
 CLIP_ONLY = {"probes": {"profiles": 1}, "budget": {"trials": BUDGET}, "objective": {"clip_score": None}}
 
 
 class Watched:
-    """A watch that remembers."""
+    """Callbacks that remember."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[int, int]] = []
@@ -35,19 +38,20 @@ class Watched:
         self.shown: dict[int, int] = {}
 
     @property
-    def watch(self) -> FinalWatch:
-        return FinalWatch(
-            started=lambda row, total: self.begun.append((row.number, total)),
-            rendered=self.rendered.append,
-            finished=lambda row, images: self.shown.update({row.number: len(images)}),
+    def progress(self) -> FinalProgress:
+        return FinalProgress(
+            started=lambda row, total: self.begun.append((row.number, total)), rendered=self.rendered.append
         )
+
+    def keep(self, row: StoredTrial, images: Sequence[Tensor]) -> None:
+        self.shown[row.number] = len(images)
 
 
 def hold(short: ShortStudy) -> tuple[Final, Watched]:
     watched = Watched()
     rank = by_value(short.runtime.objective)
     trials = stored_trials.load_trials(short.records)
-    return hold_final(short.runtime, trials, rank, watched.watch), watched
+    return hold_final(short.runtime, trials, rank, watched.progress, watched.keep), watched
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from torch import Tensor
 from optimizer.errors import ExportError, MissingFileError
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.outcome.export import Watch, deliver, render_file
-from optimizer.outcome.final import FinalWatch, hold_final
+from optimizer.outcome.final import FinalProgress, hold_final
 from optimizer.rendering.loras import NO_LORAS
 from optimizer.rendering.render import Renderer
 from optimizer.rendering.variation import grey_levels
@@ -324,8 +324,8 @@ def test_the_final_has_them_too(tmp_path: Path) -> None:
     def finished(_: StoredTrial, images: Sequence[Tensor]) -> None:
         seen.extend(images)
 
-    watch = FinalWatch(started=lambda *_: None, rendered=quiet, finished=finished)
-    hold_final(held.runtime, stored_trials.load_trials(held.records), list, watch)
+    progress = FinalProgress(started=lambda *_: None, rendered=quiet)
+    hold_final(held.runtime, stored_trials.load_trials(held.records), list, progress, finished)
     plain = held.runtime.spec.held_out.model_dump() | {"prompts": [{"prompt": "a fox "}], "lora_folder": None}
     renderer = Renderer(held.runtime.evaluator.renderer.models, SuiteSettings.model_validate(plain))
     held.runtime.evaluator.resident.merge(stored_trials.load_trials(held.records)[0].recipe)

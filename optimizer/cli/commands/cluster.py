@@ -79,10 +79,10 @@ def start(
 @app.command()
 def status(address: Address) -> None:
     """List the workers of a Ray cluster."""
-    from optimizer.cli.views.tables import ReportTable
+    from optimizer.cli.views.tables import FoldingTable
 
     with _connected(address) as ray:
-        table = ReportTable("workers")
+        table = FoldingTable("workers")
         for head in ("worker", "machine", "process", "GPU", "what it does"):
             table.head(head)
         for name, state in _states(ray).items():

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
-import signal
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from basics.names import typed_path
+from optimizer.cli.commands.serving import Host, PasswordFile, Port, password_for, serve
 from optimizer.cli.common import (
     ArtifactFolder,
     Storage,
     console,
     database_to_change,
     database_to_read,
-    errors,
     escaped,
-    fail,
+    print_error,
     stored_url,
 )
 from studies.system.advice import DEFAULT_STORAGE
@@ -31,17 +26,9 @@ if TYPE_CHECKING:
 def dashboard(
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a password.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8080,
-    password_file: Annotated[
-        Path | None,
-        typer.Option(
-            parser=typed_path,
-            metavar="FILE",
-            help="File with the password on its first line; the user name is mergetune.",
-            show_default=False,
-        ),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    password_file: PasswordFile = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Allow no change or deletion from the browser.")
     ] = False,
@@ -49,14 +36,8 @@ def dashboard(
 ) -> None:
     """Serve the dashboard, which shows every trial with its contact sheet, recipe, gain and timings."""
     from optimizer.cli.workers.session import patiently
-    from optimizer.observe.http_gate import PASSWORD_VARIABLE, dashboard_password
 
-    password = dashboard_password(password_file)
-    if password is None and not _is_loopback(host):
-        fail(
-            f"{host} can be reached from other machines, and anyone who reaches the dashboard can delete studies: give "
-            f"--password-file FILE or the environment variable {PASSWORD_VARIABLE}, or leave --host at 127.0.0.1"
-        )
+    password = password_for(host, password_file, danger="the dashboard can delete studies")
     url = stored_url(storage)
     database = patiently(lambda: database_to_read(url) if read_only else database_to_change(url))
     _serve(database, artifacts, host, port, password, changes=not read_only, show=show)
@@ -72,42 +53,22 @@ def _serve(
     changes: bool,
     show: bool,
 ) -> None:
-    from optimizer.cli.views.page_refresh import PageRefresh
-    from optimizer.observe.dashboard import make_server
+    from optimizer.dashboard.page_refresh import PageRefresh
+    from optimizer.dashboard.server import make_server
     from studies.files.artifacts import Artifacts
 
     folder = (Artifacts.beside if changes else Artifacts.existing)(database.url, artifacts)
-    refresh = PageRefresh(database, folder) if changes else None  # else figures and notes are those of its workers
+    # A dashboard that changes nothing shows the figures and notes that workers made.
+    refresh = PageRefresh(database, folder, _complain) if changes else None
     if refresh is not None:
         with console.status("drawing the figures of each study"):
             refresh.refresh()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
     server = make_server(database, folder, host, port, password, changes=changes)
-    address = f"[{host}]" if ":" in host else host
-    page = f"http://{address}:{server.port}/dashboard/"
-    console.print(escaped(f"dashboard: {page}  (Ctrl-C to stop)"), soft_wrap=True)
-    if show:
-        _open_in_browser(page)
-    if refresh is not None:
-        refresh.start()
-    with suppress(KeyboardInterrupt):
-        server.run()
+    begun = None if refresh is None else refresh.start
+    serve(server, host, "/dashboard/", "dashboard", show=show, begun=begun)
     if refresh is not None:
         refresh.end()
 
 
-def _open_in_browser(page: str) -> None:
-    """Open a page that is served in a moment; the server's socket takes the browser's request already."""
-    import webbrowser
-
-    if not webbrowser.open(page):
-        errors.print("[yellow]note:[/] no browser was found here: open the address above yourself")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _complain(what: str, why: str) -> None:
+    print_error(escaped(what), why)

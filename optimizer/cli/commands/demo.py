@@ -29,7 +29,7 @@ def demo(
     from optimizer.cli.workers.model_folders import searched_folders
     from optimizer.cli.workers.new_study import start_study
     from optimizer.cli.workers.session import work_on
-    from studies.files.artifacts import PictureKind, picture_name, report_name
+    from studies.files.artifacts import SheetKind, report_name, sheet_name
     from studies.records.database import open_database
     from studies.records.stored_studies import list_studies
     from studies.spec.study import load_spec
@@ -52,10 +52,10 @@ def demo(
     console.rule()
     console.print(f"study database  {escaped(str(file))}", soft_wrap=True)
     folder, key = output / "demo-artifacts", records.study.key
-    pictures: dict[str, PictureKind] = {"contact sheet": "best", "of the final": "final"}
-    for title, shows in pictures.items():
-        if (picture := folder / picture_name(name, key, shows)).exists():
-            console.print(f"{title:<15} {escaped(str(picture))}", soft_wrap=True)
+    sheets: dict[str, SheetKind] = {"contact sheet": "best", "of the final": "final"}
+    for title, shows in sheets.items():
+        if (sheet := folder / sheet_name(name, key, shows)).exists():
+            console.print(f"{title:<15} {escaped(str(sheet))}", soft_wrap=True)
     console.print(f"report          {escaped(str(folder / report_name(name, key)))}", soft_wrap=True)
     console.print(f"the best merge  {escaped(str(winner))}", soft_wrap=True)
     shown = advised("dashboard", storage)

@@ -161,10 +161,10 @@ def _finite(value: float) -> float | None:
 
 
 def _show(facts: Mapping[str, Any]) -> None:
-    from optimizer.cli.views.tables import ReportTable
+    from optimizer.cli.views.tables import FoldingTable
 
     largest = max((row["relative_distance"] or 0.0 for row in facts["places"]), default=0.0)
-    table = ReportTable("distance of B from A, ||B - A|| / ||A||")
+    table = FoldingTable("distance of B from A, ||B - A|| / ||A||")
     for head in ("place", "distance", "", "same", "cos(B-A, A)"):
         table.head(head, justify="left" if head in {"place", ""} else "right")
     section = facts["places"][0]["place"][:2] if facts["places"] else ""

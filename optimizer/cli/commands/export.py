@@ -80,16 +80,16 @@ def export(
 
     records = open_study(database, study)
     with loading_libraries():
-        from optimizer.cli.views.final import print_repeats
-        from optimizer.cli.views.report import study_objective
+        from optimizer.cli.views.results import print_repeats
         from optimizer.cli.workers.loading import open_plan
         from optimizer.merging.files.targets import refuse_target
+        from optimizer.trial.objective import Objective
         from optimizer.trial.ranking import stopped_after
         from studies.files.artifacts import Artifacts
         from studies.recipe.recipe import refuse_other_draws
 
     stored = records.study
-    chosen = _chosen(records, trial, parsed_weights(weights, study_objective(stored).names), force=force)
+    chosen = _chosen(records, trial, parsed_weights(weights, Objective.of_study(stored).names), force=force)
     against = _objections(records, chosen)
     print_repeats(records, [chosen])
     if recipe is not None:
@@ -165,11 +165,11 @@ def _write_card(
 
 def _objections(records: StudyRecords, chosen: StoredTrial) -> tuple[str, ...]:
     """Return what speaks against taking a merge, one text each."""
-    from optimizer.cli.views.report import study_objective
     from optimizer.trial.best import load_results, objections
+    from optimizer.trial.objective import Objective
 
     trials, final = load_results(records)
-    return objections(chosen, trials, final, study_objective(records.study))
+    return objections(chosen, trials, final, Objective.of_study(records.study))
 
 
 def _write_recipe(
@@ -200,10 +200,11 @@ def _write_recipe(
 
 def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | None, *, force: bool) -> StoredTrial:
     """Return the trial that `--trial` or `--weights` asks for."""
-    from optimizer.cli.views.final import finish_command
     from optimizer.cli.views.front import print_choice
-    from optimizer.cli.views.report import best_claim, study_objective
+    from optimizer.outcome.in_words import best_claim
+    from optimizer.outcome.next_commands import finish_command
     from optimizer.trial.best import best_of, load_results
+    from optimizer.trial.objective import Objective
     from studies.records.stored_trials import load_trial
 
     study = records.study
@@ -216,7 +217,7 @@ def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | No
         if numbered is None:
             fail(f"study {study.name!r} has no trial {trial}: see `{_showing(records)} --trials`")
         return numbered
-    objective = study_objective(study)
+    objective = Objective.of_study(study)
     trials, final = load_results(records)
     best = best_of(trials, final, objective, weights)
     if best is None:

@@ -25,12 +25,10 @@ from optimizer.cli.common import (
 from studies.system.advice import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
-    from optimizer.cli.views.tables import ReportTable
+    from optimizer.cli.views.tables import FoldingTable
     from optimizer.insight.compare import Side, StudyComparison
     from optimizer.insight.importance import Findings, Insight
-    from optimizer.trial.objective import Objective
     from studies.records.study_records import StudyRecords
-    from studies.records.values import StoredStudy
 
 BAR_WIDTH = 24  # characters of the longest bar
 
@@ -58,8 +56,9 @@ def importance(
     records = open_study(database, study)
     with loading_libraries():
         from optimizer.insight.importance import insight
+        from optimizer.trial.objective import Objective
 
-    found = insight(records, _objective(records.study))
+    found = insight(records, Objective.of_study(records.study))
     if plot is not None:
         _draw(plot, found, force=force)
     doubted = found.best.caveat
@@ -75,13 +74,6 @@ def importance(
         console.print(f"wrote {escaped(str(plot))}", soft_wrap=True)
 
 
-def _objective(stored: StoredStudy) -> Objective:
-    """Return a study's objective as `report.study_objective` does, but without importing the renderer."""
-    from optimizer.trial.objective import Objective
-
-    return Objective.of(stored.spec, {name: entry.info for name, entry in stored.spec.scorers.items()})
-
-
 def _draw(plot: Path, found: Insight, *, force: bool) -> None:
     from optimizer.insight.plots import draw_insight
     from optimizer.merging.engine.export import atomic_file
@@ -90,12 +82,12 @@ def _draw(plot: Path, found: Insight, *, force: bool) -> None:
         draw_insight(temporary, found)
 
 
-def _importance_table(found: Insight, findings: Findings) -> ReportTable:
+def _importance_table(found: Insight, findings: Findings) -> FoldingTable:
     """Return a table with a row for each parameter, in depth order: importance, best merge's value, main effect."""
-    from optimizer.cli.views.tables import ReportTable
+    from optimizer.cli.views.tables import FoldingTable
     from optimizer.insight.importance import BINS
 
-    table = ReportTable(f"what mattered for {escaped(findings.objective)}")
+    table = FoldingTable(f"what mattered for {escaped(findings.objective)}")
     table.head("number")
     table.head("importance (PED-ANOVA)")
     if findings.model_effects is not None:
@@ -226,18 +218,19 @@ def compare(
 
 def _side(records: StudyRecords) -> Side:
     from optimizer.insight.compare import load_side
+    from optimizer.trial.objective import Objective
 
     infos = records.study.spec.infos
-    return load_side(records, _objective(records.study), infos)
+    return load_side(records, Objective.of_study(records.study), infos)
 
 
-def _overview(found: StudyComparison) -> ReportTable:
+def _overview(found: StudyComparison) -> FoldingTable:
     """Return a table with the trials, best objective and gains of both."""
-    from optimizer.cli.views.tables import ReportTable
+    from optimizer.cli.views.tables import FoldingTable
     from optimizer.trial.gain_text import gain_text
 
     sides = (found.first, found.second)
-    table = ReportTable("studies compared")
+    table = FoldingTable("studies compared")
     table.head("")
     for side in sides:
         table.head(escaped(side.study.name), justify="right")
@@ -265,10 +258,10 @@ def _overview(found: StudyComparison) -> ReportTable:
     return table
 
 
-def _settings_table(found: StudyComparison) -> ReportTable:
-    from optimizer.cli.views.tables import ReportTable
+def _settings_table(found: StudyComparison) -> FoldingTable:
+    from optimizer.cli.views.tables import FoldingTable
 
-    table = ReportTable("settings that differ")
+    table = FoldingTable("settings that differ")
     table.head("setting")
     for side in (found.first, found.second):
         table.head(escaped(side.study.name))

@@ -178,9 +178,9 @@ def _check(opened: Checkpoint) -> dict[str, Any]:
 
 
 def _show_file(facts: Mapping[str, Any]) -> None:
-    from optimizer.cli.views.tables import ReportTable
+    from optimizer.cli.views.tables import FoldingTable
 
-    table = ReportTable(escaped(Path(facts["path"]).name), show_header=False)
+    table = FoldingTable(escaped(Path(facts["path"]).name), show_header=False)
     table.head()
     table.head()
     prediction, parts, hashes = facts["prediction"], facts["components"], facts["hashes"]
@@ -219,9 +219,9 @@ def _soundness(check: Mapping[str, Any] | None) -> str:
 
 
 def _show_places(facts: Mapping[str, Any]) -> None:
-    from optimizer.cli.views.tables import ReportTable
+    from optimizer.cli.views.tables import FoldingTable
 
-    table = ReportTable("places")
+    table = FoldingTable("places")
     for head in ("place", "tensors", "parameters", "dtypes"):
         table.head(head, justify="right" if head in {"tensors", "parameters"} else "left")
     section = facts["places"][0]["place"][:2]

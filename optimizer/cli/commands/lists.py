@@ -29,7 +29,7 @@ def scorers(
 
 def spaces() -> None:
     """List the named search spaces with their number of ratios for each family, and the named block weights."""
-    from optimizer.cli.views.tables import ReportTable
+    from optimizer.cli.views.tables import FoldingTable
     from search_spaces.blocks import Architecture
     from search_spaces.errors import SpaceError
     from search_spaces.families.registry import family_of
@@ -45,7 +45,7 @@ def spaces() -> None:
             return "-"
         return str(len(space.parameters))
 
-    table = ReportTable("search spaces (`space: {preset: NAME}` in a spec)")
+    table = FoldingTable("search spaces (`space: {preset: NAME}` in a spec)")
     for head in (
         "preset",
         "description",
@@ -59,10 +59,10 @@ def spaces() -> None:
 
 
 def _print_block_presets() -> None:
-    from optimizer.cli.views.tables import ReportTable
+    from optimizer.cli.views.tables import FoldingTable
     from search_spaces.block_presets import block_preset, block_preset_names
 
-    table = ReportTable("block weights (`values: {B: {preset: NAME}}` in a recipe)")
+    table = FoldingTable("block weights (`values: {B: {preset: NAME}}` in a recipe)")
     table.head("preset")
     table.head("BASE", justify="right")
     for head in ("IN00 to IN11", "M00", "OUT00 to OUT11"):

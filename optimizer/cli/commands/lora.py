@@ -128,9 +128,9 @@ def extract(
 
 
 def _show_energy(lora: ExtractedLora) -> None:
-    from optimizer.cli.views.tables import ReportTable
+    from optimizer.cli.views.tables import FoldingTable
 
-    table = ReportTable("share of the difference between A and B, squared")
+    table = FoldingTable("share of the difference between A and B, squared")
     for head in ("place", "of the total", "kept", "lost to the rank", "not expressible"):
         table.head(head, justify="left" if head == "place" else "right")
     overall = lora.overall

@@ -43,12 +43,12 @@ def prune_artifacts(
 
     records = open_study(database, study)
     with loading_libraries():
-        from optimizer.cli.views.report import study_objective
+        from optimizer.trial.objective import Objective
         from optimizer.upkeep.pruning import find_waste, remove_waste
         from studies.files.artifacts import Artifacts
 
     store = (Artifacts.existing if dry_run else Artifacts.beside)(database.url, artifacts)
-    waste = find_waste(records, store, study_objective(records.study), keep.value)
+    waste = find_waste(records, store, Objective.of_study(records.study), keep.value)
     if not dry_run:
         remove_waste(records, store, waste)
     console.print(

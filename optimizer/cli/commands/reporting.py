@@ -49,8 +49,7 @@ def report(
     from studies.records.stored_studies import open_study
 
     records = open_study(database, study)
-    spec = records.study.spec
-    objective = Objective.of(spec, spec.infos)
+    objective = Objective.of_study(records.study)
     chosen_by = parsed_weights(weights, objective.names)
     refuse_target(target, overwrite=force)
     with loading_libraries():

@@ -63,7 +63,7 @@ def rescore(
     before = open_study(database, study)
     with loading_libraries():
         from optimizer.cli.views.planning import print_plan
-        from optimizer.cli.views.report import print_study
+        from optimizer.cli.views.results import print_study
         from optimizer.outcome.other_study import Other
         from optimizer.outcome.rescore import find_rescorable, require_rescorable, require_same_images
         from optimizer.runtime.device_choice import choose_device
@@ -131,12 +131,12 @@ def _progress(trials: int) -> Iterator[Callable[[], None]]:
 
 def _verdict(before: StudyRecords, records: StudyRecords) -> Iterator[str]:
     """Yield the best by the new objective, then the new value of the best by the old one; one line each."""
-    from optimizer.cli.views.report import study_objective
     from optimizer.trial.best import load_best
+    from optimizer.trial.objective import Objective
     from studies.records.stored_trials import load_trials
 
-    objective = study_objective(records.study)
-    best, old = load_best(records, objective), load_best(before, study_objective(before.study))
+    objective = Objective.of_study(records.study)
+    best, old = load_best(records, objective), load_best(before, Objective.of_study(before.study))
     if best is None or old is None:  # racing stopped every trial that is there
         return
     yield f"best by the new objective: {_in_words(best.trial, objective)}"

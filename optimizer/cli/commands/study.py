@@ -13,7 +13,7 @@ import typer
 
 from basics.messages import counted
 from basics.names import plain, typed_path
-from optimizer.cli.commands import doctor, insight, pruning, reporting, rescoring, whole_studies
+from optimizer.cli.commands import doctor, insight, pruning, reporting, rescoring, voting, whole_studies
 from optimizer.cli.common import (
     ArtifactFolder,
     AsJson,
@@ -34,10 +34,10 @@ from optimizer.cli.common import (
     stored_url,
 )
 from optimizer.cli.views.help import Commands
-from optimizer.cli.workers.ending import Notify, notifying
 from optimizer.cli.workers.local_workers import Workers, worker_count
 from optimizer.cli.workers.model_folders import Moved, digest_cache, require_folders, searched_folders
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
+from optimizer.cli.workers.notification import Notify, notifying
 from studies.system.advice import DEFAULT_STORAGE, advised, quoted
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ app.command()(rescoring.rescore)
 app.command()(whole_studies.delete)
 app.command()(whole_studies.rename)
 app.command()(whole_studies.clone)
+app.command()(voting.vote)
+app.command()(voting.votes)
 
 
 @app.command()
@@ -190,12 +192,11 @@ def resume(
         database_to_work,
         environments_of_others,
         has_ended,
+        how_to_go_on,
         patiently,
-        print_end,
-        print_outcome,
-        print_report,
         work_on,
     )
+    from optimizer.cli.workers.study_end import end_study
 
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
     require_folders(models or ())
@@ -211,8 +212,7 @@ def resume(
 
     records = patiently(lambda: open_study(database, name), monitoring)
     with loading_libraries():
-        from optimizer.cli.views.final import print_repeats
-        from optimizer.cli.views.next_steps import print_next
+        from optimizer.cli.views.results import print_repeats
 
         folders = searched_folders(models, caches)
     budget = records.study.spec.budget if spec is None else spec.budget
@@ -237,10 +237,7 @@ def resume(
         console.print(f"{escaped(records.study.name)} is active; its workers will run it", soft_wrap=True)
         return
     if runtime is None:
-        print_outcome(records, artifacts)
-        print_report(records, Artifacts.beside(url, artifacts))
-        print_end(records, models)
-        print_next(records)
+        end_study(records, Artifacts.beside(url, artifacts), how_to_go_on(records, models))
         return
     with notifying(notify) as ending:
         ending.study = records.study.name
@@ -261,7 +258,8 @@ def finish(
 ) -> None:
     """Hold the final now: render the best trials and the parents with prompts or seeds that the search never saw."""
     from optimizer.cli.workers.loading import load_stored_study
-    from optimizer.cli.workers.session import database_to_work, print_report, retry_for
+    from optimizer.cli.workers.session import database_to_work, retry_for
+    from optimizer.cli.workers.study_end import end_study, finish_with_progress
 
     require_folders(models or ())
     monitoring = monitor(context, log_json, metrics)
@@ -270,26 +268,20 @@ def finish(
 
     records = open_study(database, study)
     with loading_libraries():
-        from optimizer.cli.views.final import finish_study
-        from optimizer.cli.views.next_steps import print_next
         from optimizer.cli.views.progress import OutageReporter
-        from optimizer.cli.views.report import print_study, study_objective
-        from optimizer.cli.views.study_page import describe_study
         from optimizer.outcome.final import choose_finalists
         from optimizer.search.shortlist import by_value
+        from optimizer.trial.objective import Objective
         from studies.files.artifacts import Artifacts
         from studies.records.stored_trials import load_trials
 
-    objective = study_objective(records.study)
+    objective = Objective.of_study(records.study)
     choose_finalists(load_trials(records), objective, by_value(objective), records.study.spec.final)
     caches = cache_folder(cache)  # after the checks, because loading takes long
     runtime = load_stored_study(records.study, searched_folders(models, caches), caches)
     folder, reporter = Artifacts.beside(database.url, artifacts), monitoring.reporter(records, OutageReporter())
-    finish_study(records, runtime, folder, reporter, retry_for(reporter))
-    describe_study(records, folder)
-    print_study(records, every_trial=False)
-    print_report(records, folder)
-    print_next(records)
+    finish_with_progress(records, runtime, folder, reporter, retry_for(reporter))
+    end_study(records, folder)
 
 
 @app.command(name="list")
@@ -297,7 +289,7 @@ def list_studies(storage: Storage = DEFAULT_STORAGE) -> None:
     """List the studies of a database."""
     database = database_to_read(storage)
     with loading_libraries():
-        from optimizer.cli.views.report import studies_table
+        from optimizer.cli.views.results import studies_table
 
     console.print(studies_table(database))
 
@@ -318,10 +310,11 @@ def show(
 
     records = open_study(database, study)
     with loading_libraries():
-        from optimizer.cli.views.report import print_study, study_objective
+        from optimizer.cli.views.results import print_study
         from optimizer.cli.views.study_facts import study_facts
+        from optimizer.trial.objective import Objective
 
-    chosen_by = parsed_weights(weights, study_objective(records.study).names)
+    chosen_by = parsed_weights(weights, Objective.of_study(records.study).names)
     if as_json:
         typer.echo(json.dumps(study_facts(records, chosen_by), indent=2, allow_nan=False))
         return

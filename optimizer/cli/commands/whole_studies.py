@@ -58,7 +58,7 @@ def rename(
     """Give a study another name; the folder of its files, named by its key, stays."""
     records, store = _opened(study, storage, artifacts)
     with loading_libraries():
-        from optimizer.cli.views.study_page import describe_study
+        from optimizer.dashboard.study_page import describe_study
         from studies.records.whole_studies import rename_study
 
     name = _usable(new)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from basics.messages import counted
+from basics.quantities import duration
 from optimizer.cli.common import console, escaped, print_notes
-from optimizer.cli.views.tables import ReportTable
-from optimizer.cli.views.timing import duration
+from optimizer.cli.views.tables import FoldingTable
 from optimizer.drafting.draft import Draft
 from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.machine import device_kind
@@ -15,7 +15,7 @@ from studies.recipe.recipe import LETTERS
 def print_found(draft: Draft) -> None:
     """Print what the files are, how far the parents are apart, and what this machine has."""
     found = draft.found
-    table = ReportTable("found", show_header=False)
+    table = FoldingTable("found", show_header=False)
     for letter, path in zip(LETTERS, draft.parents, strict=False):
         table.add_row(f"parent {letter}", escaped(path.name))
     table.add_row("model", f"{found.architecture}, predicting {found.prediction.description}")

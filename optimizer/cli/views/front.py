@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from optimizer.cli.common import console, escaped
-from optimizer.cli.views.tables import ReportTable
+from optimizer.cli.views.tables import FoldingTable
 from optimizer.trial.front import front_of
 from optimizer.trial.ranking import best_trials
 
@@ -21,7 +21,7 @@ def print_front(trials: Sequence[StoredTrial], objective: Objective, best: Best 
     front = front_of(trials, objective)
     if front is None or best is None:
         return
-    table = ReportTable("Pareto front: no trial is better in every objective")
+    table = FoldingTable("Pareto front: no trial is better in every objective")
     table.head("trial", justify="right")
     table.head("origin")
     for name, direction in zip(objective.names, objective.directions, strict=True):

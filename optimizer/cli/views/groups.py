@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optimizer.cli.common import console, escaped, print_notes
-from optimizer.cli.views.tables import ReportTable
+from optimizer.cli.views.tables import FoldingTable
 from optimizer.report.groups import ByGroup, gains_by_group
 from optimizer.report.results import Results
 from optimizer.trial.gain_text import gain_text
@@ -23,9 +23,9 @@ def print_groups(results: Results) -> None:
         print_notes(found.notes)
 
 
-def _table(results: Results, found: ByGroup) -> ReportTable:
+def _table(results: Results, found: ByGroup) -> FoldingTable:
     where = "held out" if found.held_out else "in the search"
-    table = ReportTable(f"gains of trial {results.shown.number} by group, {where} (95 % interval)")
+    table = FoldingTable(f"gains of trial {results.shown.number} by group, {where} (95 % interval)")
     table.head("group")
     for head in ("prompts", "images"):
         table.head(head, justify="right")

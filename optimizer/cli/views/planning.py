@@ -10,7 +10,7 @@ import torch
 from basics.messages import counted
 from optimizer.cli.common import console, escaped, print_notes
 from optimizer.cli.views.search_space import space_in_words
-from optimizer.cli.views.tables import ReportTable
+from optimizer.cli.views.tables import FoldingTable
 from optimizer.merging.files.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON
 from optimizer.rendering.tiles import TILE, tiled_sizes
@@ -30,7 +30,7 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
         residence: what would stay on the device; None leaves it out.
     """
     spec, items = plan.spec, plan.spec.suite.items()
-    table = ReportTable(f"study {escaped(spec.study)}", show_header=False)
+    table = FoldingTable(f"study {escaped(spec.study)}", show_header=False)
     for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
         size = checkpoint.size_bytes / 1e6
         table.add_row(
@@ -149,7 +149,7 @@ def _shown(value: object) -> str:
 def cost(plan: Plan) -> str:
     """Describe the images and U-Net passes of the whole budget, and the memory for the weights."""
     spec, items = plan.spec, plan.spec.suite.items()
-    images, passes = len(items), sum(unet_passes(item.sampling, plan.prediction, spec.suite.noise) for item in items)
+    images, passes = len(items), sum(unet_passes(item.sampling, plan.prediction, spec.suite.program) for item in items)
     stored = sum(total_bytes(checkpoint.tensors.values()) for checkpoint in plan.checkpoints)
     live = 4 * sum(info.size for info in plan.checkpoints[0].tensors.values())
     budget = spec.budget

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from basics.quantities import size
 from optimizer.cli.common import escaped
-from optimizer.cli.views.tables import ReportTable
-from optimizer.cli.views.timing import size
+from optimizer.cli.views.tables import FoldingTable
 from scorers.kind import ScorerKind
 
 
-def kinds_table(kinds: Mapping[str, ScorerKind]) -> ReportTable:
+def kinds_table(kinds: Mapping[str, ScorerKind]) -> FoldingTable:
     """Show what each kind measures, and its options."""
-    table = ReportTable("scorers")
+    table = FoldingTable("scorers")
     table.head("kind")
     table.head("description")
     for name, kind in kinds.items():
@@ -27,13 +27,13 @@ def kinds_table(kinds: Mapping[str, ScorerKind]) -> ReportTable:
     return table
 
 
-def needs_table(kinds: Mapping[str, ScorerKind], cache_dir: Path) -> ReportTable:
+def needs_table(kinds: Mapping[str, ScorerKind], cache_dir: Path) -> FoldingTable:
     """Show what each kind needs without options, whether it is here, its size and its licence.
 
     Args:
         cache_dir: folder of downloaded files.
     """
-    table = ReportTable("what scorers need")
+    table = FoldingTable("what scorers need")
     for head in ("kind", "needs", "here", "size", "licence", "from"):
         table.head(head)
     for name, kind in kinds.items():

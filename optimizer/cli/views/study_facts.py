@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from optimizer.cli.views.report import study_objective
 from optimizer.report.groups import gains_by_group
 from optimizer.report.results import Results, results_with
 from optimizer.search.stopping import stored_end
 from optimizer.trial.best import best_of, load_results
+from optimizer.trial.objective import Objective
 from optimizer.trial.stored_scores import trial_scores
 from studies.recipe.recipe import Step
 from studies.records.finals import Final
@@ -28,7 +28,7 @@ def study_facts(records: StudyRecords, weights: Mapping[str, float] | None = Non
         WeightsError: as `best_of`.
     """
     study, (trials, final) = records.study, load_results(records)
-    objective = study_objective(study)
+    objective = Objective.of_study(study)
     best, end = best_of(trials, final, objective, weights), stored_end(records, trials)
     return {
         "study": study.name,

@@ -12,7 +12,7 @@ LEAST_WIDTH = 12  # characters that a column keeps beside others; in narrower te
 UNBOUNDED = 100_000  # characters
 
 
-class ReportTable(Table):
+class FoldingTable(Table):
     """A table that a terminal folds, or shows row by row if it is too narrow; elsewhere, lines are as long as they are.
 
     Args:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from basics.messages import counted
+from basics.quantities import duration, size
 from optimizer.cli.common import console, escaped, print_notes
-from optimizer.cli.views.tables import ReportTable
+from optimizer.cli.views.tables import FoldingTable
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.timing import BatchTiming, StudyTiming
-
-MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
 
 
 def print_timing(plan: Plan, batch: BatchTiming, study: StudyTiming) -> None:
     """Print how long an image, a trial and the study take, and how much memory and disk they need."""
     items = len(plan.spec.suite.items())
-    table = ReportTable(f"measured here, on {counted(batch.images, 'image')}", show_header=False)
+    table = FoldingTable(f"measured here, on {counted(batch.images, 'image')}", show_header=False)
     table.add_row("an image", f"{duration(study.image_seconds)}, with its score")
     table.add_row("a trial", f"about {duration(study.trial_seconds)}: a merge in {duration(batch.merge_seconds)}, "
                   f"then {counted(items, 'image')}")  # fmt: skip
@@ -37,25 +36,3 @@ def memory_in_words(batch: BatchTiming) -> str:
     """Describe how much memory was held while the batch was rendered."""
     host = f"{size(batch.host_bytes)} of the machine's memory, files that are read through it included"
     return host if batch.device_bytes is None else f"{size(batch.device_bytes)} of the card's memory, and {host}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it: `0.4 seconds`, `12 seconds`, `3 minutes`, `2 h 10 min`, `3 days 4 h`."""
-    if seconds < 10:
-        return counted(float(f"{seconds:.2g}") if seconds >= 0.01 else 0.01, "second")
-    if round(seconds) < 2 * MINUTE:
-        return counted(round(seconds), "second")
-    if round(seconds / MINUTE) < 60:
-        return counted(round(seconds / MINUTE), "minute")
-    if round(seconds / HOUR) < 48:
-        hours, minutes = divmod(round(seconds / MINUTE), 60)
-        return f"{hours} h {minutes} min" if minutes and hours < 10 else f"{round(seconds / HOUR)} h"
-    days, hours = divmod(round(seconds / HOUR), 24)
-    return f"{counted(days, 'day')} {hours} h" if hours else counted(days, "day")
-
-
-def size(count: int) -> str:
-    """Return bytes as people say them: `340 MB`, `6.5 GB`."""
-    if count < 1e6:
-        return "less than 1 MB"
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"

@@ -26,6 +26,7 @@ from optimizer.cli.workers.loading import load_runtime, open_unchanged_plan
 from optimizer.cli.workers.model_folders import MODELS_VARIABLE, model_folders, require_folders
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
 from optimizer.cli.workers.session import database_to_work, patiently
+from optimizer.cli.workers.study_end import finish_with_progress, print_shown, show_outcome
 
 if TYPE_CHECKING:
     from optimizer.observe.events import Event, Reporter
@@ -155,23 +156,19 @@ class TerminalHost:
             yield self._monitoring.reporter(records, people)
 
     def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
-        """Hold a study's final, store it, print what it found, and write the study's report.
+        """Hold a study's final, store it, and bring up to date what shows the study's outcome.
 
         Raises:
             FinalError: there is nothing to compare.
         """
-        from optimizer.cli.views.final import finish_study
         from optimizer.cli.views.progress import OutageReporter
-        from optimizer.cli.views.study_page import describe_study
-        from optimizer.cli.workers.session import print_report
         from optimizer.observe.events import reporting_retry
 
         console.print(f"holding the final of {escaped(records.study.name)}", soft_wrap=True)
         reporter = self._monitoring.reporter(records, OutageReporter())
         retry = reporting_retry(reporter, self._patience_seconds)
-        finish_study(records, runtime, self._artifacts, reporter, retry)
-        retry(lambda: describe_study(records, self._artifacts))
-        retry(lambda: print_report(records, self._artifacts))
+        finish_with_progress(records, runtime, self._artifacts, reporter, retry)
+        print_shown(retry(lambda: show_outcome(records, self._artifacts)))
 
     def report(self, event: Event) -> None:
         """Print what happens between two studies, and log it."""

@@ -1,4 +1,4 @@
-"""Work on a loaded study: trials with live progress, the final, and the summary at the end."""
+"""Work on a loaded study: trials with live progress, then its final and its end."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from optimizer.cli.common import (
 from optimizer.cli.process import STOPPING
 from optimizer.cli.workers.model_folders import models_option
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
+from optimizer.cli.workers.study_end import end_study, finish_with_progress
 from studies.system.advice import advised
 
 if TYPE_CHECKING:
@@ -82,9 +83,7 @@ def work_on(
     Returns:
         False if it was stopped before the budget was spent.
     """
-    from optimizer.cli.views.next_steps import print_next
     from optimizer.cli.views.progress import ProgressReporter
-    from optimizer.cli.views.study_page import describe_study
     from optimizer.cli.workers.local_workers import local_workers
     from optimizer.work.trial_loop import TrialLoop
     from studies.files.artifacts import Artifacts
@@ -101,18 +100,13 @@ def work_on(
         finished = TrialLoop(records, runtime, folder, reporter, stop.is_set, patience_seconds()).run()
     records = open_study(records.database, records.study.name)
     stopped = stop.is_set() or records.study.status != "active"
-    if not stopped:
-        final_after(records, runtime, folder, reporter)
-    print_outcome(records, artifacts)
-    describe_study(records, folder)
-    print_report(records, folder)  # of a study that was stopped, too: the report of an earlier end no longer holds
     if stopped:
-        console.print(escaped(f"Stopped. Continue with: {_resume_command(records, models)}"), soft_wrap=True)
-        return False
-    if finished == 0:
-        print_end(records, models)
-    print_next(records)
-    return True
+        going_on = f"Stopped. Continue with: {_resume_command(records, models)}"
+    else:
+        final_after(records, runtime, folder, reporter)
+        going_on = "" if finished else how_to_go_on(records, models)
+    end_study(records, folder, going_on, is_stopped=stopped)
+    return not stopped
 
 
 def _moved_to(records: StudyRecords, runtime: Runtime) -> tuple[Path, ...]:
@@ -174,13 +168,13 @@ def patiently(action: Callable[[], T], monitoring: Monitoring = UNMONITORED) -> 
 
 def final_after(records: StudyRecords, runtime: Runtime, artifacts: Artifacts, reporter: Reporter) -> None:
     """Hold the final once the budget is spent; if other workers are still at work, the last of them does it."""
-    from optimizer.cli.views.final import final_is_due, finish_study
     from optimizer.errors import FinalError
+    from optimizer.outcome.finishing import final_is_due
 
     if not final_is_due(records):
         return
     try:
-        finish_study(records, runtime, artifacts, reporter, retry_for(reporter))
+        finish_with_progress(records, runtime, artifacts, reporter, retry_for(reporter))
     except FinalError as error:
         console.print(f"no final: {escaped(str(error))}", soft_wrap=True)
 
@@ -192,31 +186,8 @@ def retry_for(reporter: Reporter) -> Retry:
     return reporting_retry(reporter, patience_seconds())
 
 
-def print_outcome(records: StudyRecords, artifacts: str | Path | None) -> None:
-    """Print the results of a study as tables, and draw them as a picture."""
-    from optimizer.cli.views.report import print_study
-    from optimizer.observe.best_sheet import save_best_sheet
-    from studies.files.artifacts import Artifacts
-
-    print_study(records, every_trial=False)
-    sheet = save_best_sheet(records, Artifacts.beside(records.database.url, artifacts))
-    if sheet is not None:
-        console.print(f"contact sheet of the parents and the best: {escaped(sheet)}", soft_wrap=True)
-
-
-def print_report(records: StudyRecords, artifacts: Artifacts) -> None:
-    """Write the report of a study that has ended or was stopped, and print where it is."""
-    from optimizer.cli.views.report import study_objective
-    from optimizer.report.page import save_report
-
-    with console.status("writing the report"):
-        where = save_report(records, study_objective(records.study), artifacts)
-    if where is not None:
-        console.print(f"report: {escaped(where)}", soft_wrap=True)
-
-
-def print_end(records: StudyRecords, models: Sequence[Path] | None = None) -> None:
-    """Print how to continue a study whose budget is spent; print nothing if it is not spent.
+def how_to_go_on(records: StudyRecords, models: Sequence[Path] | None = None) -> str:
+    """Return a line on how to continue a study whose budget is spent; empty while it is not spent.
 
     Args:
         models: the folders of `--models`.
@@ -224,10 +195,11 @@ def print_end(records: StudyRecords, models: Sequence[Path] | None = None) -> No
     from optimizer.search.stopping import stored_end
     from studies.records.stored_trials import load_trials
 
-    if end := stored_end(records, load_trials(records)):
-        more = BUDGET_OPTIONS.get(end.key, ", after raising the budget in its spec file")
-        text = f"The study has ended; continue with: {_resume_command(records, models)}{more}"
-        console.print(escaped(text), soft_wrap=True)
+    end = stored_end(records, load_trials(records))
+    if end is None:
+        return ""
+    more = BUDGET_OPTIONS.get(end.key, ", after raising the budget in its spec file")
+    return f"The study has ended; continue with: {_resume_command(records, models)}{more}"
 
 
 def _resume_command(records: StudyRecords, models: Sequence[Path] | None) -> str:

@@ -18,7 +18,8 @@ from optimizer.errors import ScoredImageLost
 from optimizer.outcome.model_card.names import MOST_EXAMPLES
 from optimizer.trial.scored_images import read_images
 from studies.errors import RenderLostError
-from studies.files.artifacts import Artifacts, render_file
+from studies.files.artifacts import Artifacts
+from studies.records.kept_renders import stored_final_renders
 from studies.records.stored_renders import load_renders
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
@@ -77,14 +78,11 @@ def load_examples(records: StudyRecords, trial: StoredTrial, artifacts: Artifact
 
 def _of_final(records: StudyRecords, trial: StoredTrial, artifacts: Artifacts) -> Iterator[ExamplePicture]:
     """Yield the renders of a trial that the final kept."""
-    suite, files = records.study.spec.held_out, artifacts.of_final(records.study.key)
-    present, labels = files.files(), suite.render_labels()
-    for item in _one_of_each_prompt(suite.items()):
-        file = render_file(trial.number, labels[item.index])
-        if file not in present:
-            continue
+    suite = records.study.spec.held_out
+    stored = stored_final_renders(records.study, artifacts, [trial.number])
+    for item in _one_of_each_prompt([item for item in suite.items() if (trial.number, item.index) in stored]):
         try:
-            content = artifacts.render_png(files.name(file))
+            content = artifacts.render_png(stored[trial.number, item.index])
         except RenderLostError:
             continue
         yield _picture(content, item, suite)

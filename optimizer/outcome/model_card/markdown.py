@@ -1,16 +1,13 @@
-"""Texts of others in Markdown: shown as they are, whatever signs are in them."""
+"""The parts of a model card in Markdown; texts of others in them are shown as they are, but of moderate length."""
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final
 from urllib.parse import quote
 
+from basics.markdown import escaped
 from basics.texts import shortened, visible
-
-_SIGNS: Final = re.compile(r"([\\`*_{}\[\]|~$])")  # within a line; those that begin one are not among them
 
 
 def one_line(text: str) -> str:
@@ -18,9 +15,9 @@ def one_line(text: str) -> str:
     return shortened(" ".join(visible(text).split()))
 
 
-def escaped(text: str) -> str:
-    """Return a text that is shown as it is in the middle of a line: no sign of it is Markdown or HTML."""
-    return _SIGNS.sub(r"\\\1", html.escape(one_line(text), quote=False))
+def brief(text: str) -> str:
+    """Return a text of moderate length that is shown as it is in the middle of a line."""
+    return escaped(one_line(text))
 
 
 def code(text: str) -> str:
@@ -32,12 +29,12 @@ def code(text: str) -> str:
 
 def picture(file: str, shows: str) -> str:
     """Return a picture that lies beside the page."""
-    return f"![{escaped(shows)}]({quote(file)})"
+    return f"![{brief(shows)}]({quote(file)})"
 
 
 def link(file: str) -> str:
     """Return a link to a file that lies beside the page."""
-    return f"[{escaped(file)}]({quote(file)})"
+    return f"[{brief(file)}]({quote(file)})"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -10,7 +10,7 @@ from optimizer.merging.engine.export import Exported
 from optimizer.outcome.model_card.block_line import block_line
 from optimizer.outcome.model_card.contents import Content, agreed_licence
 from optimizer.outcome.model_card.front_matter import front_matter
-from optimizer.outcome.model_card.markdown import code, escaped, link, picture, table
+from optimizer.outcome.model_card.markdown import brief, code, link, picture, table
 from optimizer.outcome.model_card.workflow import Workflow
 from search_spaces.blocks import Architecture, place_label, places
 from search_spaces.families.registry import family_of
@@ -51,7 +51,7 @@ def page(card: Card) -> str:
         card.name, card.architecture, card.contents, {each.file: each.prompt for each in card.examples}
     )
     sections = (
-        (f"# {escaped(card.name)}", _summary(card)),
+        (f"# {brief(card.name)}", _summary(card)),
         ("## How to use it", _usage(card)),
         ("## Example pictures", "\n\n".join(_examples(card))),
         ("## How much better it is", card.verdict),
@@ -65,14 +65,14 @@ def page(card: Card) -> str:
 
 def _summary(card: Card) -> str:
     title = family_of(Architecture(card.recipe.architecture)).title
-    parents = " and ".join(f"{parent.letter} ({escaped(parent.name)})" for parent in card.recipe.parents)
+    parents = " and ".join(f"{parent.letter} ({brief(parent.name)})" for parent in card.recipe.parents)
     dtype = card.recipe.dtype or "the dtypes of parent A"
     lines = [
-        f"A merge of {parents} for {title}, made with mergetune: {escaped(card.origin)}.",
+        f"A merge of {parents} for {title}, made with mergetune: {brief(card.origin)}.",
         table(
             ("", ""),
             (
-                ("file", escaped(card.file.path.name)),
+                ("file", brief(card.file.path.name)),
                 ("size", f"{card.file.bytes / 1e6:,.1f} MB, {dtype}"),
                 ("AutoV2", card.file.sha256[:10]),
                 ("sha256", card.file.sha256),
@@ -85,7 +85,7 @@ def _summary(card: Card) -> str:
 def _usage(card: Card) -> str:
     lines = [card.usage_hint or "A1111, Forge, ComfyUI and diffusers load the file as it is."]
     if card.suite_loras:
-        names = ", ".join(map(escaped, card.suite_loras))
+        names = ", ".join(map(brief, card.suite_loras))
         lines.append(
             f"The pictures and all scores were made with LoRAs on top, which are not in the file: {names}. To get such "
             "pictures, load them beside it."
@@ -105,16 +105,16 @@ def _contents(contents: Sequence[Content]) -> Iterator[str]:
     rows = [
         (
             each.role,
-            escaped(each.file),
+            brief(each.file),
             each.sha256,
-            *(escaped(text or "not given") for text in (each.title, each.author, each.licence)),
+            *(brief(text or "not given") for text in (each.title, each.author, each.licence)),
         )
         for each in contents
     ]
     yield table(("", "file", "sha256", "title", "author", "licence"), rows)
     licence = agreed_licence(contents)
     if licence is not None:
-        yield f"All files name the same licence: {escaped(licence)}."
+        yield f"All files name the same licence: {brief(licence)}."
     elif any(each.licence is not None for each in contents):
         yield "The files do not agree on a licence, so none is claimed for the merge: the licence of each applies."
     else:
@@ -129,16 +129,16 @@ def _ratios(recipe: Recipe) -> Iterator[str]:
         clip = ", clipped" if operation.clip else ""
         seed = f", seed {operation.seed}" if operation.info.random else ""
         name = f"Step {number}" if len(recipe.steps) > 1 else "The merge"
-        inputs, formula = ", ".join(operation.inputs), escaped(operation.info.formula)
+        inputs, formula = ", ".join(operation.inputs), brief(operation.info.formula)
         yield f"{name} is `{operation.method}` of {inputs}{clip}{seed}: {formula}."
         if operation.slots:
             yield _numbers(step, Architecture(recipe.architecture))
     for lora in recipe.loras:
         weights = sorted(set(lora.by_place.values()))
         told = f"{weights[0]:g}" if len(weights) == 1 else f"{weights[0]:g} to {weights[-1]:g}, by block"
-        yield f"The LoRA {escaped(lora.name)} is added with weight {told}."
+        yield f"The LoRA {brief(lora.name)} is added with weight {told}."
     if recipe.vae is not None:
-        yield f"The VAE is that of {escaped(recipe.vae.name)}."
+        yield f"The VAE is that of {brief(recipe.vae.name)}."
     yield "The exact recipe is in the file's header, `mergetune.recipe`: `mergetune merge` makes the file again."
 
 
@@ -150,13 +150,13 @@ def _numbers(step: Step, architecture: Architecture) -> str:
         (numbers,) = set(by_place.values())
         return f"{', '.join(f'{name} {number:g}' for name, number in zip(names, numbers, strict=True))} everywhere."
     rows = [(place_label(place, architecture), *map("{:g}".format, by_place[place])) for place in places(architecture)]
-    return table(("", *map(escaped, names)), rows)
+    return table(("", *map(brief, names)), rows)
 
 
 def _block_weights(recipe: Recipe) -> Iterator[str]:
     found = block_line(recipe)
     if found.line is None:
-        yield f"There is no line of block weights for this merge: {escaped(found.reason)}."
+        yield f"There is no line of block weights for this merge: {brief(found.reason)}."
         return
     count = counted(len(found.line.split(",")), "number")
     yield f"{count} as supermerger takes them, `Weight sum` with MBW alpha, which is the weight of B:"
@@ -169,7 +169,7 @@ def _block_weights(recipe: Recipe) -> Iterator[str]:
 
 def _comfyui(card: Card) -> Iterator[str]:
     if card.workflow.text is None:
-        yield f"There is no workflow of core nodes for this merge: {'; '.join(map(escaped, card.workflow.gaps))}."
+        yield f"There is no workflow of core nodes for this merge: {'; '.join(map(brief, card.workflow.gaps))}."
         return
     yield (
         f"{link(card.workflow_file)} makes it again with core nodes, from the files above. "
@@ -178,4 +178,4 @@ def _comfyui(card: Card) -> Iterator[str]:
     )
     if card.workflow.gaps:
         yield "It is not the whole merge:"
-        yield "\n".join(f"- {escaped(gap)}" for gap in card.workflow.gaps)
+        yield "\n".join(f"- {brief(gap)}" for gap in card.workflow.gaps)

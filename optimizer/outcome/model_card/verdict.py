@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from basics.messages import counted
-from optimizer.outcome.model_card.markdown import escaped, table
+from optimizer.outcome.model_card.markdown import brief, table
 from optimizer.trial.best import judged_gains, objections
 from optimizer.trial.gain_text import interval_text, signed
+from optimizer.trial.judgement import is_ahead, is_surely_better
 from optimizer.trial.objective import SINGLE, Objective
-from optimizer.trial.verdict import is_ahead, is_surely_better
 from studies.records.finals import Final
 from studies.records.values import Gain, StoredStudy, StoredTrial
 
@@ -35,7 +35,7 @@ def verdict(study: StoredStudy, judged: Judged) -> str:
         return f"This file is parent {trial.origin.parent} alone, so there is no gain to tell."
     gains, held_out = judged_gains(trial, judged.final)
     against = objections(trial, judged.trials, judged.final, judged.objective, "this merge")
-    lines = [f"**No gain is claimed:** {escaped('; '.join(against))}."] if against else []
+    lines = [f"**No gain is claimed:** {brief('; '.join(against))}."] if against else []
     if gains and (held_out or not against):
         lines += [_measured(study, judged, gains) if held_out else _searched(study, judged), _gains_table(study, gains)]
     elif not against:
@@ -72,10 +72,10 @@ def _gains_table(study: StoredStudy, gains: Mapping[str, Gain]) -> str:
     files = {parent.letter: parent.path.name for parent in study.parents}
     rows = [
         (
-            escaped(name),
+            brief(name),
             signed(gain.value),
             interval_text(gain) or "not known",
-            f"{gain.parent} ({escaped(files[gain.parent])})",
+            f"{gain.parent} ({brief(files[gain.parent])})",
         )
         for name, gain in gains.items()
     ]

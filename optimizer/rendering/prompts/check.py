@@ -73,7 +73,7 @@ def read_suites(
     for suite in suites:
         reader = PromptReader(suite, model_family(architecture), widths)
         for item in suite.items():
-            calls = calls_of_passes(item.sampling, prediction, suite.noise)
+            calls = calls_of_passes(item.sampling, prediction, suite.program)
             for read, text, is_negative in ((positive, item.prompt, False), (negative, item.negative, True)):
                 key = (text, _alike(item.sampling))
                 if key not in read:

@@ -31,7 +31,7 @@ def wording(item: SuiteItem, suite: SuiteSettings, prediction: Prediction) -> st
         return _spaced(_without_embeddings(piece.text) for piece in comfyui.weighted_pieces(item.prompt))
     written = without_lora_tags(without_comments(item.prompt))
     sampling, before = item.sampling, None
-    *_, calls = calls_of_passes(sampling, prediction, suite.noise)
+    *_, calls = calls_of_passes(sampling, prediction, suite.program)
     if sampling.second is not None:
         sampling, before = sampling.second, sampling.prompt_steps
     ends, texts = zip(*phases(written, sampling.prompt_steps, before), strict=True)

@@ -49,7 +49,7 @@ class BatchNoise:
         self._shape = (channels, height // LATENT_FACTOR, width // LATENT_FACTOR)
         generators = [torch.Generator("cpu").manual_seed(item.seed) for item in items]
         self.first = self._drawn(generators)  # [n, channels, h / 8, w / 8] float32
-        if suite.ensd or suite.noise == "comfyui":
+        if suite.ensd or suite.program == "comfyui":
             generators = [torch.Generator("cpu").manual_seed((item.seed + suite.ensd) % SEEDS) for item in items]
         self._generators = generators
 

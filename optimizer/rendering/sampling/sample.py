@@ -50,7 +50,7 @@ def sample(
     """
     first, levels = items[0], sampling_levels(items[0].sampling, models.prediction)
     sampling, size = first.sampling, (first.width, first.height)
-    sigmas = sigmas_of(sampling, levels, models.architecture, suite.noise)
+    sigmas = sigmas_of(sampling, levels, models.architecture, suite.program)
     noise = BatchNoise(items, suite, size, models.vae.config.latent_channels, models.unet.device)
     x = noise.first * first_scale(sigmas[0], levels, sampling, suite)
     denoise = _denoiser(models, suite, sampling, size, conditions, channels)
@@ -75,9 +75,9 @@ def sample_again(
         enlarged: the first pass's latents [n, latent channels, h / 8, w / 8] float32, at the size of the second.
     """
     first, levels = items[0], sampling_levels(items[0].sampling, models.prediction)
-    found = second_levels(first.sampling, levels, models.architecture, suite.noise)
+    found = second_levels(first.sampling, levels, models.architecture, suite.program)
     noise = BatchNoise(items, suite, first.image_size, models.vae.config.latent_channels, models.unet.device)
-    x = noised(enlarged, noise.first, found, levels, suite.noise)
+    x = noised(enlarged, noise.first, found, levels, suite.program)
     denoise = _denoiser(models, suite, first.sampling, first.image_size, conditions, channels)
     later = noise.later(first.sampling.sampler, found.path, increments)
     return sampler_of(first.sampling.sampler, levels)(denoise, x, found.sigmas, later)
@@ -108,7 +108,7 @@ def _denoiser(
         pag=sampling.pag,
         added=partial(model_family(models.architecture).added_conditions, sizes=sizes),
         channels=channels,
-        nearest_times=is_consistency or suite.noise == "comfyui",
+        nearest_times=is_consistency or suite.program == "comfyui",
     )
     return ConsistencyDenoiser(denoise=denoise, levels=levels) if is_consistency else denoise
 
@@ -123,7 +123,7 @@ def first_scale(sigma: float, levels: Levels, sampling: Sampling, suite: SuiteSe
     if isinstance(levels, Flow):
         return sigma
     whole = SAMPLER_INFOS[sampling.sampler].of_times or suite.sgm_noise_multiplier
-    return math.sqrt(sigma**2 + 1) if whole else scale_of_noise(sigma, levels, suite.noise)
+    return math.sqrt(sigma**2 + 1) if whole else scale_of_noise(sigma, levels, suite.program)
 
 
 def check_sampling(item: SuiteItem, suite: SuiteSettings, prediction: Prediction, architecture: Architecture) -> None:
@@ -136,14 +136,14 @@ def check_sampling(item: SuiteItem, suite: SuiteSettings, prediction: Prediction
     sampling, levels = item.sampling, sampling_levels(item.sampling, prediction)
     if prediction.kind == "flow":
         check_flow_sampling(sampling, suite)
-    if sampling.schedule == "align_your_steps" and (architecture, suite.noise) not in AYS:
+    if sampling.schedule == "align_your_steps" and (architecture, suite.program) not in AYS:
         raise RenderError(
             f"schedule align_your_steps has no published levels for {family_of(architecture).title}: use another "
             "schedule, such as karras"
         )
-    _check_levels(sampling, sigmas_of(sampling, levels, architecture, suite.noise), prediction)
+    _check_levels(sampling, sigmas_of(sampling, levels, architecture, suite.program), prediction)
     if sampling.second is not None:
-        found = second_levels(sampling, levels, architecture, suite.noise)
+        found = second_levels(sampling, levels, architecture, suite.program)
         _check_levels(sampling.second, found.sigmas, prediction, denoise=sampling.hires.denoise)
 
 

@@ -119,7 +119,7 @@ class _Sampler:
         value, latent = self._nodes.value, self._nodes.latent(self._node) or {}
         positive, negative = self._conditioning("positive"), self._conditioning("negative")
         read = RawSettings(
-            program="ComfyUI",
+            made_by="ComfyUI",
             syntax="comfyui",
             prompt=self._text(positive, "positive"),
             negative=self._text(negative, "negative"),
@@ -133,7 +133,7 @@ class _Sampler:
             clip_skip=self._clip_skip(positive),
             cfg_rescale=self._of_model("RescaleCFG", "multiplier"),
             pag_scale=self._of_model("PerturbedAttentionGuidance", "scale"),
-            noise="comfyui",
+            program="comfyui",
             size_conditioning=self._sizes(positive, latent),
         )
         notes = [*self._notes([*positive, *negative], latent), *self._notes_of_negative(read, negative, latent)]

@@ -21,7 +21,7 @@ def fooocus_in_infotext(pairs: Mapping[str, str]) -> dict[str, Any]:
     loras = [f"LoRAs ({pairs['Lora weights']}; see `loras` of a suite)"] if "Lora weights" in pairs else []
     return {
         "syntax": "comfyui",
-        "noise": "comfyui",
+        "program": "comfyui",
         "notes": (*_notes([*ways, *loras]), *notes_of_unrepeated(pairs)),
     }
 
@@ -34,9 +34,9 @@ def parse_fooocus(data: Mapping[str, Any]) -> RawSettings:
     """
     size = _PAIR.fullmatch(str(data.get("resolution", "")))
     return RawSettings(
-        program=FOOOCUS,
+        made_by=FOOOCUS,
         syntax="comfyui",
-        noise="comfyui",
+        program="comfyui",
         prompt=_joined(data.get("full_prompt")) or data.get("prompt"),
         negative=_joined(data.get("full_negative_prompt")) or data.get("negative_prompt"),
         seed=data.get("seed"),

@@ -49,6 +49,7 @@ _NUMBERS: Final = re.compile(r"(\d{1,18})x(\d{1,18})")
 _SIZE_KEYS: Final = {"Original size": "original", "Crop": "crop", "Target size": "target"}  # ours -> a suite's
 _SUITE_LORAS: Final = "Suite LoRAs"  # our key
 _FORM: Final = "Sampler form"  # our key: a sampler by our name, where the menu's name means another one
+_PROGRAM: Final = "Noise"  # the suite's `program`, by the key that texts of ours have had from the first
 
 
 def is_infotext(text: str) -> bool:
@@ -87,12 +88,12 @@ def parse_infotext(text: str) -> RawSettings:
     version = pairs.get("Version", "")
     if version == OURS:
         prompt, negative = pairs.get("Prompt", prompt), pairs.get("Negative", negative)
-        return RawSettings(program=OURS, prompt=prompt, negative=negative, **(said | _ours(pairs)))
+        return RawSettings(made_by=OURS, prompt=prompt, negative=negative, **(said | _ours(pairs)))
     if version.startswith(FOOOCUS):
-        return RawSettings(program=FOOOCUS, prompt=prompt, negative=negative, **said, **fooocus_in_infotext(pairs))
+        return RawSettings(made_by=FOOOCUS, prompt=prompt, negative=negative, **said, **fooocus_in_infotext(pairs))
     said["schedule"] = said["schedule"] or _unnamed_schedule(pairs)
     of_suite = _of_a1111(pairs, uses_weights=bool(set("([") & set(prompt + negative)))
-    return RawSettings(program="A1111", prompt=prompt, negative=negative, **said, **of_suite)
+    return RawSettings(made_by="A1111", prompt=prompt, negative=negative, **said, **of_suite)
 
 
 def _is_from_a_picture(pairs: Mapping[str, str]) -> bool:
@@ -143,7 +144,7 @@ def _of_a1111(pairs: Mapping[str, str], *, uses_weights: bool) -> dict[str, Any]
     sgm = None if sampler in _OF_TIMES else pairs.get("SGM noise multiplier") == "True"
     return {
         "syntax": "a1111",
-        "noise": "a1111",
+        "program": "a1111",
         "ensd": pairs.get("ENSD", 0 if sampler in _SAYS_ENSD else None),
         "emphasis": emphasis,
         "sgm_noise_multiplier": sgm,
@@ -160,9 +161,9 @@ def _ours(pairs: Mapping[str, str]) -> dict[str, Any]:
     """
     sizes = {name: _two_numbers(pairs, key) for key, name in _SIZE_KEYS.items() if key in pairs}
     syntax = _one_of(pairs, "Syntax", get_args(Syntax), "a1111")
-    noise = cast(ProgramName, _one_of(pairs, "Noise", PROGRAMS, "a1111"))
+    program = cast(ProgramName, _one_of(pairs, _PROGRAM, PROGRAMS, "a1111"))
     try:
-        sampler, schedule = _meant(pairs.get(_FORM, pairs.get("Sampler", "")), pairs.get("Schedule type"), noise)
+        sampler, schedule = _meant(pairs.get(_FORM, pairs.get("Sampler", "")), pairs.get("Schedule type"), program)
     except ValueError as error:
         raise PublishedError(str(error)) from error
     return {
@@ -172,7 +173,7 @@ def _ours(pairs: Mapping[str, str]) -> dict[str, Any]:
         "pag_scale": pairs.get("PAG scale"),
         "pag_layers": tuple(pairs.get("PAG layers", "mid").split()),
         "syntax": syntax,
-        "noise": noise,
+        "program": program,
         "ensd": pairs.get("ENSD", 0),
         "emphasis": _EMPHASES[_one_of(pairs, "Emphasis", tuple(_EMPHASES), "Original")] if syntax == "a1111" else None,
         "sgm_noise_multiplier": pairs.get("SGM noise multiplier") == "True",
@@ -304,7 +305,7 @@ def _said_of_form(item: SuiteItem, suite: SuiteSettings) -> dict[str, object]:
     """Return a sampler by our name where A1111's name of it would be read as another one."""
     sampler, schedule = item.sampling.sampler, item.sampling.schedule
     menu, named = in_a1111(sampler, schedule)
-    return {} if _meant(menu, named, suite.noise) == (sampler, schedule) else {_FORM: sampler}
+    return {} if _meant(menu, named, suite.program) == (sampler, schedule) else {_FORM: sampler}
 
 
 def _meant(menu: str, schedule: str | None, program: ProgramName) -> tuple[SamplerName, ScheduleName]:
@@ -337,8 +338,8 @@ def _said_of_suite(suite: SuiteSettings) -> dict[str, object]:
     values |= {"RNG": "CPU", "Version": OURS}
     if suite.syntax != "a1111":
         values["Syntax"] = suite.syntax
-    if suite.noise != "a1111":
-        values["Noise"] = suite.noise
+    if suite.program != "a1111":
+        values[_PROGRAM] = suite.program
     if suite.loras:
         values[_SUITE_LORAS] = json.dumps("; ".join(_with_strength(lora) for lora in suite.loras), ensure_ascii=False)
     for key, name in _SIZE_KEYS.items():

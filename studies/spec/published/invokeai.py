@@ -40,7 +40,7 @@ def parse_invokeai(data: Any) -> RawSettings:
     if str(data.get("generation_mode", "txt2img")) not in {"txt2img", "sdxl_txt2img"}:
         raise PublishedError(f"it was made by {str(data['generation_mode'])[:40]}, and only txt2img is read")
     return RawSettings(
-        program="InvokeAI",
+        made_by="InvokeAI",
         syntax="plain",
         prompt=data.get("positive_prompt"),
         negative=data.get("negative_prompt"),
@@ -107,7 +107,7 @@ def _older(image: Mapping[str, Any], version: str) -> RawSettings:
     if is_of_k_diffusion and str(name).startswith("k_") and isinstance(steps, int):
         sampling["schedule"] = "karras" if steps <= _KARRAS_STEPS else "normal"
     return RawSettings(
-        program="InvokeAI",
+        made_by="InvokeAI",
         syntax="plain",
         prompt=positive,
         negative=negative,

@@ -43,7 +43,7 @@ def parse_novelai(texts: Mapping[str, Any], comment: Any, size: tuple[int, int])
     source = str(texts.get("Source", ""))
     is_sd1 = source.startswith("Stable Diffusion") and not source.startswith("Stable Diffusion XL")
     return RawSettings(
-        program="NovelAI",
+        made_by="NovelAI",
         syntax="a1111",
         prompt=with_weights(comment.get("prompt", texts.get("Description")), "prompt"),
         negative=with_weights(comment.get("uc") or "", "negative prompt"),

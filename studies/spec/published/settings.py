@@ -24,7 +24,7 @@ MOST_CHARACTERS: Final = 20_000  # of a prompt; far more than any text encoder i
 EXACTLY_NOT: Final = "the picture cannot be repeated exactly"
 OURS: Final = "mergetune"  # the program that our own pictures name
 # Fields of `PublishedSettings` that a suite has one of for all of its prompts. The first decides what prompts say.
-SUITE_WIDE: Final = ("syntax", "noise", "ensd", "emphasis", "sgm_noise_multiplier", "size_conditioning")
+SUITE_WIDE: Final = ("syntax", "program", "ensd", "emphasis", "sgm_noise_multiplier", "size_conditioning")
 _SHOWN_OF_NAME: Final = 80  # characters of a LoRA's name in a note
 _EMBEDDING: Final = re.compile(r"\bembedding:\S")
 _UNSEEN: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), " ")  # but tabs and ends of lines
@@ -53,7 +53,7 @@ class PublishedSettings:
     hires: HiresSettings | None = None  # None: there is no second pass, or none that a suite can have
     syntax: Syntax
     # Settings of a whole suite; None where the program says nothing about one, or it has no part in the picture.
-    noise: ProgramName | None = None
+    program: ProgramName | None = None
     ensd: int | None = None  # A1111's "eta noise seed delta"
     emphasis: Emphasis | None = None
     sgm_noise_multiplier: bool | None = None
@@ -65,7 +65,7 @@ class PublishedSettings:
 class RawSettings:
     """Settings as a program wrote them; values are texts or numbers, None where it says nothing."""
 
-    program: str
+    made_by: str  # the program, by its name
     syntax: Syntax
     prompt: Any
     negative: Any = None
@@ -83,7 +83,7 @@ class RawSettings:
     hires: RawHires | None = None
     ensd: Any = None
     # As in `PublishedSettings`, which their readers know.
-    noise: ProgramName | None = None
+    program: ProgramName | None = None
     emphasis: Emphasis | None = None
     sgm_noise_multiplier: bool | None = None
     size_conditioning: SizeConditioning | None = None
@@ -108,13 +108,13 @@ def checked(raw: RawSettings) -> PublishedSettings:
     notes = [*raw.notes, *_notes_of_text(prompt, negative, raw.syntax)]
     if raw.sampler.casefold().endswith("gpu"):
         notes.append(f"noise of {raw.sampler[:40]} was drawn on the graphics card: it cannot be repeated exactly")
-    if raw.program != OURS:  # ours stand as they were written
+    if raw.made_by != OURS:  # ours stand as they were written
         if raw.syntax == "a1111":
             prompt = _as_a1111_reads(prompt, raw, notes, keeps_loras=True)
             negative = _as_a1111_reads(negative, raw, notes, keeps_loras=False)
         prompt, negative = prompt.strip(), negative.strip()
     if not prompt:
-        raise PublishedError(f"{raw.program}'s settings have no prompt")
+        raise PublishedError(f"{raw.made_by}'s settings have no prompt")
     hires = None
     if raw.hires is not None:
         hires, why_not = second_pass(raw.hires, width, height, rendered=rendered, first_steps=steps)
@@ -136,7 +136,7 @@ def checked(raw: RawSettings) -> PublishedSettings:
         pag=None if raw.pag_scale is None else _pag(raw),
         hires=hires,
         syntax=raw.syntax,
-        noise=raw.noise,
+        program=raw.program,
         ensd=None if raw.ensd is None else _whole(raw.ensd, "ENSD", 1 - 2**63, 2**63 - 1),
         emphasis=raw.emphasis,
         sgm_noise_multiplier=raw.sgm_noise_multiplier,

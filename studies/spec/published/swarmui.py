@@ -22,9 +22,9 @@ def parse_swarmui(data: Any) -> RawSettings:
     if data.get("initimage") or data.get("initimagecreativity") is not None:
         raise PublishedError("it was made from another picture (initimage), which its settings do not hold")
     return RawSettings(
-        program="SwarmUI",
+        made_by="SwarmUI",
         syntax="comfyui",
-        noise="comfyui",
+        program="comfyui",
         prompt=data.get("prompt"),
         negative=data.get("negativeprompt"),
         **named_as_ours(data),

@@ -124,7 +124,7 @@ def write_database(folder: Path) -> None:
 
 def write_artifacts(folder: Path) -> None:
     artifacts = Artifacts.beside(f"sqlite:///{folder}/study.db")
-    artifacts.save_picture("study", "0" * 32, "best", Image.new("RGB", (2, 2)))
+    artifacts.save_contact_sheet("study", "0" * 32, "best", Image.new("RGB", (2, 2)))
     files = artifacts.of_trial("key", 0, "worker")
     files.save_sheet(Image.new("RGB", (2, 2)))
     files.save_renders([RenderFile(file="0.png", pixels=np.zeros((3, 2, 2), np.uint8))])

@@ -65,6 +65,8 @@ STUDY_COMMANDS = (
     "delete",
     "rename",
     "clone",
+    "vote",
+    "votes",
 )
 
 

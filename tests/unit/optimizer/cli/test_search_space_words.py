@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from basics.quantities import duration, size
 from optimizer.cli.views.search_space import space_in_words
-from optimizer.cli.views.timing import duration, size
 from search_spaces.blocks import Architecture
 from search_spaces.settings import SpaceSettings
 from search_spaces.space import SearchSpace

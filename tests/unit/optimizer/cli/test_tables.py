@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from optimizer.cli.views.tables import LEAST_WIDTH, ReportTable
+from optimizer.cli.views.tables import LEAST_WIDTH, FoldingTable
 
 NAMES = (
     "anime-portraits-with-a-very-long-name-that-nobody-would-type.v2",
@@ -21,7 +21,7 @@ NAMES = (
 
 def shown(width: int, *, terminal: bool, columns: int = 7) -> str:
     """A table whose columns and cells are names, as it is printed."""
-    table = ReportTable("names")
+    table = FoldingTable("names")
     heads = [NAMES[index % len(NAMES)] for index in range(columns)]
     for head in heads:
         table.head(head)

@@ -3,70 +3,30 @@
 from __future__ import annotations
 
 import base64
-import unicodedata
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gates import Answer, request, wire
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from optimizer.observe.http_gate import (
-    EVERYWHERE,
-    PASSWORD_VARIABLE,
     USER,
     Password,
     behind_password,
-    dashboard_password,
     for_local_names,
     for_names_in_a_network,
     for_own_pages,
-    for_readable_paths,
-    read_only,
-    with_inert_answers,
 )
 from studies.errors import PasswordError
 from studies.system.passwords import read_password_file
 
 PASSWORD = "correct horse: bättery"
-Gate = Callable[[Any], Any]
-
-
-class Inside:
-    """A WSGI application that remembers what reached it."""
-
-    def __init__(self, headers: list[tuple[str, str]] | None = None) -> None:
-        self.headers = headers or []
-        self.reached: list[dict[str, Any]] = []
-
-    def __call__(self, environment: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        self.reached.append(environment)
-        start_response("200 OK", self.headers)
-        return [b"inside"]
-
-
-class Answer:
-    """What a gate did with a request."""
-
-    def __init__(self, gate: Gate, environment: dict[str, Any], inside: Inside | None = None) -> None:
-        inside = inside or Inside()
-
-        def start_response(status: str, headers: list[tuple[str, str]]) -> None:
-            self.status = int(status.split()[0])
-            self.names = [name.lower() for name, _ in headers]
-            self.headers = {name.lower(): value for name, value in headers}
-
-        self.body = b"".join(gate(inside)(environment, start_response))
-        self.passed = bool(inside.reached)
 
 
 def basic(user: str, password: str, encoding: str = "utf-8") -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode(encoding)).decode()
-
-
-def request(method: str = "GET", path: str = "/dashboard/", **headers: str) -> dict[str, Any]:
-    return {"REQUEST_METHOD": method, "PATH_INFO": path} | {f"HTTP_{name}": value for name, value in headers.items()}
 
 
 def password_gate(application: Any) -> Any:
@@ -129,11 +89,8 @@ def test_everything_else_is_asked_for_a_password(header: str) -> None:
     assert (answer.status, answer.passed) == (401, False)
     assert answer.headers["www-authenticate"].startswith("Basic realm=")
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert PASSWORD.encode() not in answer.body
 
 
-# What a server may put into a header or a path: bytes, each as one character.
-wire = st.text(st.characters(max_codepoint=255), max_size=40)
 headers = st.dictionaries(
     st.sampled_from(
         ["HTTP_HOST", "HTTP_ORIGIN", "HTTP_COOKIE", "HTTP_X_FORWARDED_FOR", "HTTP_PROXY_AUTHORIZATION",
@@ -188,23 +145,6 @@ def test_an_empty_password_is_no_gate() -> None:
 # ------------------------------------------------------------------------------- where passwords are
 
 
-def test_the_password_is_the_files_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PASSWORD_VARIABLE, "not this one")
-    file = tmp_path / "password"
-    file.write_bytes("\ufeffpässword \r\nsecond line\n".encode())
-    assert dashboard_password(file) == "pässword"
-
-
-@pytest.mark.parametrize(("value", "password"), [(None, None), ("", None), ("  ", None), ("secret", "secret")])
-def test_without_a_file_the_environment_is_asked(
-    value: str | None, password: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
-    if value is not None:
-        monkeypatch.setenv(PASSWORD_VARIABLE, value)
-    assert dashboard_password(None) == password
-
-
 @pytest.mark.parametrize("content", [b"", b"\n", b"  \nsecret\n", b"\xff\xfe\x00"])
 def test_a_password_file_without_a_password_is_refused(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "password"
@@ -241,15 +181,6 @@ def test_without_a_password_only_local_names_are_answered(asked: str, passes: bo
     assert answer.status == (200 if passes else 403)
 
 
-@given(method=wire, others=headers)
-@example(method="get", others={})
-@example(method="POST", others={"HTTP_X_HTTP_METHOD_OVERRIDE": "GET"})
-def test_read_only_lets_nothing_but_reading_through(method: str, others: dict[str, str]) -> None:
-    answer = Answer(read_only, request(method) | others)
-    assert answer.passed == (method in {"GET", "HEAD"})
-    assert answer.passed or (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
-
-
 @given(origin=wire, host=wire)
 @example(origin="", host="")
 @example(origin="127.0.0.1", host="127.0.0.1")
@@ -257,19 +188,6 @@ def test_a_change_passes_only_from_the_host_itself(origin: str, host: str) -> No
     answer = Answer(for_own_pages, request("POST", HOST=host, ORIGIN=f"http://{origin}"))
     assert answer.passed == (origin == host != "")
     assert not Answer(for_own_pages, request("POST", HOST=host, ORIGIN="null")).passed
-
-
-@given(raw=st.binary(max_size=20))
-@example(raw=b"/csv/1\n")
-@example(raw="/api/studies/é".encode())
-def test_a_path_passes_where_nothing_of_it_would_be_left_out(raw: bytes) -> None:
-    answer = Answer(for_readable_paths, request(path=raw.decode("latin-1")))
-    text = raw.decode("utf-8", "ignore")
-    controls = any(unicodedata.category(letter) == "Cc" for letter in text)
-    assert answer.passed == (text.encode() == raw and not controls)
-
-
-# --------------------------------------------------------------------------------- what pages may ask
 
 
 @given(
@@ -311,41 +229,3 @@ def test_a_browser_that_says_only_where_a_page_is_from_is_refused_too(method: st
 def test_in_a_network_only_names_that_no_page_can_have_made_are_answered(asked: str, passes: bool) -> None:
     answer = Answer(lambda inside: for_names_in_a_network(inside, "gpu1.lan.example"), request(HOST=asked))
     assert (answer.passed, answer.status) == (passes, 200 if passes else 403)
-
-
-# ------------------------------------------------------------------------------------------ answers
-
-RUNNABLE = ("html", "xml", "svg", "javascript", "ecmascript", "pdf", "css", "shockwave", "wasm")
-
-
-@given(
-    path=wire,
-    kind=wire | st.sampled_from(["text/html", "image/svg+xml", "TEXT/HTML", "text/html; image/png", " text/html"]),
-    disposition=wire | st.sampled_from(["inline", "attachment; filename=a.html"]),
-)
-@example(path="/artifacts/1/2", kind="image/png, text/html", disposition="inline")
-@example(path="/dashboard-of-others", kind="text/html", disposition="")
-def test_no_answer_outside_the_page_is_a_page(path: str, kind: str, disposition: str) -> None:
-    inside = Inside([("content-TYPE", kind), ("Content-Disposition", disposition), ("X-Frame-Options", "ALLOWALL"),
-                     ("Access-Control-Allow-Origin", "*"), ("Content-Length", "6")])  # fmt: skip
-    answer = Answer(with_inert_answers, request(path=path), inside)
-    assert len(answer.names) == len(set(answer.names)) or path.startswith("/dashboard")
-    for name, value in EVERYWHERE:
-        assert answer.headers[name.lower()] == value
-    assert "access-control-allow-origin" not in answer.headers
-    assert answer.headers["content-length"] == "6"
-    if path.startswith(("/dashboard/", "/static/")) or path in {"/dashboard", "/favicon.ico"}:
-        return
-    assert "sandbox" in answer.headers["content-security-policy"]
-    saved = answer.headers.get("content-disposition", "").lower().startswith("attachment")
-    assert saved or not any(word in answer.headers["content-type"].lower().partition(";")[0] for word in RUNNABLE)
-
-
-def test_the_page_keeps_its_own_policy_and_is_shown_in_no_frame() -> None:
-    own = ("Content-Security-Policy", "default-src 'self'")
-    told: list[tuple[str, str]] = []
-    gate = with_inert_answers(Inside([("Content-Type", "text/html"), own]))
-    list(gate(request(path="/dashboard/studies/1"), lambda _status, headers: told.extend(headers)))
-    assert own in told
-    assert ("Content-Security-Policy", "frame-ancestors 'none'") in told
-    assert ("Content-Type", "text/html") in told

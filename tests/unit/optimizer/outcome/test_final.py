@@ -15,8 +15,8 @@ from optimizer.errors import FinalError
 from optimizer.outcome.final import HeldOutResult, choose_finalists, judge
 from optimizer.search.shortlist import by_value
 from optimizer.trial.evidence import Evidence
+from optimizer.trial.judgement import suspicion
 from optimizer.trial.objective import SINGLE, Objective, Scores, Term
-from optimizer.trial.verdict import suspicion
 from scorers.protocol import Direction, ScorerInfo
 from studies.records.finals import Final
 from studies.records.values import Gain, StoredTrial

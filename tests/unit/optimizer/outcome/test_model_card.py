@@ -270,7 +270,7 @@ def told(records: StudyRecords, number: int, held: Final | None, searched: Gain 
     trials: list[StoredTrial] = [
         replace(each, gains={} if each.number < 2 else {SINGLE: searched}) for each in load_trials(records)
     ]
-    objective = Objective.of(records.study.spec, records.study.spec.infos)
+    objective = Objective.of_study(records.study)
     return verdict(records.study, Judged(trial=trials[number], trials=trials, final=held, objective=objective))
 
 

@@ -65,7 +65,7 @@ def test_a_comparison_has_a_column_for_each_trial_and_a_row_for_each_item() -> N
          [flat(colours[trial, item], 640, 512) for item in range(4)])
         for trial in range(3)
     ]  # fmt: skip
-    sheet = comparison_sheet("a study", columns, [f"a prompt\nseed {item}" for item in range(4)], blocks=2)
+    sheet = comparison_sheet("a study", columns, [f"a prompt\nseed {item}" for item in range(4)], tables=2)
     places = {key: cell(sheet, colour) for key, colour in colours.items()}
     for left, top, right, bottom in places.values():
         assert (right - left, bottom - top) == (256, 320)

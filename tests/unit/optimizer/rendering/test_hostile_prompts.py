@@ -40,7 +40,7 @@ def of_a1111(text: str) -> None:
 def as_published(text: str) -> None:
     checked(
         RawSettings(
-            program="A1111", syntax="a1111", prompt=text[:20_000], seed=1, width=512, height=512, steps=1, cfg=7,
+            made_by="A1111", syntax="a1111", prompt=text[:20_000], seed=1, width=512, height=512, steps=1, cfg=7,
             sampler="euler",
         )
     )  # fmt: skip

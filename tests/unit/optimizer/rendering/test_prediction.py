@@ -324,7 +324,7 @@ class TestFlows:
         ("said", "message"),
         [
             ({"sampler": "ddim_a1111"}, "the sampler ddim_a1111 is not defined .* use euler, .*ddim_comfyui"),
-            ({"sampler": "uni_pc", "noise": "a1111"}, "the sampler uni_pc_a1111 is not defined .*uni_pc_comfyui"),
+            ({"sampler": "uni_pc", "program": "a1111"}, "the sampler uni_pc_a1111 is not defined .*uni_pc_comfyui"),
             ({"schedule": "align_your_steps"}, "the schedule align_your_steps is not defined .* use normal, simple"),
             ({"schedule": "turbo"}, "the schedule turbo is not defined"),
             ({"prompts": ["a", {"prompt": "b", "sampler": "lcm"}]}, "the sampler lcm_a1111 is not defined"),

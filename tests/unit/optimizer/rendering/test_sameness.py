@@ -11,7 +11,7 @@ import yaml
 from demo_study import SMALL, ShortStudy, begin, short_spec
 
 from optimizer.errors import FinalError
-from optimizer.outcome.final import FinalWatch, hold_final
+from optimizer.outcome.final import FinalProgress, hold_final
 from optimizer.rendering.sameness import model_inputs, repeated_renders, same_renders, same_stages
 from optimizer.rendering.sampling.noise import BatchNoise
 from optimizer.runtime.plan import make_plan
@@ -172,9 +172,9 @@ class TestFinal:
         def ignore(*_given: object) -> None:
             pass
 
-        watch = FinalWatch(started=ignore, rendered=ignore, finished=ignore)
+        progress = FinalProgress(started=ignore, rendered=ignore)
         with pytest.raises(FinalError, match="gives the noise of the suite's seed 1"):
-            hold_final(begun.runtime, [], list, watch)
+            hold_final(begun.runtime, [], list, progress, ignore)
 
 
 @pytest.mark.parametrize(

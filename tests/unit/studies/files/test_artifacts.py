@@ -27,15 +27,15 @@ from studies.errors import ArtifactError, ArtifactsAwayError
 from studies.files.artifacts import (
     FEATURES,
     Artifacts,
-    PictureKind,
     RenderFile,
+    SheetKind,
     TrialFiles,
     attach_sheet,
-    picture_name,
-    render_file,
+    sheet_name,
     stored_name,
 )
 from studies.files.stores import Store, StoredFile
+from studies.records.kept_renders import render_name
 
 DATABASE = "sqlite:///study.db"
 pixels = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12).map(lambda shape: (*shape, 3)))
@@ -104,7 +104,7 @@ class TestEveryStore:
     def test_a_render_comes_back_to_the_bit(
         self, artifacts: Artifacts, files: TrialFiles, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
     ) -> None:
-        file = render_file(3, "prompt-08-seed-1")
+        file = render_name(3, "prompt-08-seed-1")
         (name,) = files.save_renders([RenderFile(file=file, pixels=image.transpose(2, 0, 1))])
         assert name == f"studies/{'0' * 32}/3-abcdef012345/trial-3-prompt-08-seed-1.png"
         assert np.array_equal(np.asarray(artifacts.open_render(name)), image)
@@ -177,15 +177,15 @@ class TestEveryStore:
             artifacts.for_optuna.open_reader(artifact)
 
     def test_a_picture_for_people_is_where_it_is_said_to_be(self, artifacts: Artifacts) -> None:
-        where = artifacts.save_picture("cats", "ab" * 16, "best", Image.new("RGB", (4, 3)))
+        where = artifacts.save_contact_sheet("cats", "ab" * 16, "best", Image.new("RGB", (4, 3)))
         assert where == f"{artifacts.location}/cats~abababab-best.png"
         assert Image.open(io.BytesIO(artifacts.store.read("cats~abababab-best.png"))).size == (4, 3)
 
     @pytest.mark.parametrize("other", ["x-final", "x-best", "X", "x", "x.png"])
     def test_no_other_study_has_a_picture_of_its_name(self, other: str) -> None:
         studies = (("x", "a" * 32), (other, "b" * 32))  # in one store, by one database or two
-        names = {picture_name(*study, shows).casefold() for study in studies for shows in get_args(PictureKind)}
-        assert len(names) == 2 * len(get_args(PictureKind))
+        names = {sheet_name(*study, shows).casefold() for study in studies for shows in get_args(SheetKind)}
+        assert len(names) == 2 * len(get_args(SheetKind))
         assert not any(
             re.fullmatch(r"\w[\w .+-]*", name.removesuffix(".png")) for name in names
         )  # as studies are called

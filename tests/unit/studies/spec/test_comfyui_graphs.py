@@ -49,7 +49,7 @@ def read(graph: Mapping[str, Any]) -> PublishedSettings:
 def test_a_graph_that_is_read_whole_has_no_notes() -> None:
     found = read(GRAPH)
     assert (found.prompt, found.negative, found.seed, found.width, found.height) == ("a fox", "dark", 7, 512, 640)
-    assert (found.noise, found.size_conditioning, found.notes) == ("comfyui", SizeConditioning(), ())
+    assert (found.program, found.size_conditioning, found.notes) == ("comfyui", SizeConditioning(), ())
     assert read(with_node("positive", "Reroute", through="")).notes == ()
     assert read(with_node("latent_image", "Reroute", through="")).notes == ()
 

@@ -26,7 +26,7 @@ def sampling(found: SuiteSettings) -> tuple[Any, ...]:
 @pytest.mark.parametrize("program", ["a1111", "comfyui"])
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_a_preset_sets_the_same_in_both_programs(name: str, program: str) -> None:
-    found = suite(preset=name, noise=program)
+    found = suite(preset=name, program=program)
     assert found.preset is not None
     preset = PRESETS[found.preset]
     assert sampling(found) == (preset.sampler, preset.schedule, preset.steps, preset.cfg)

@@ -69,7 +69,7 @@ def suites(draw: st.DrawFn) -> SuiteSettings:
             "clip_skip": draw(st.integers(1, 11)),
             "syntax": syntax,
             "emphasis": draw(st.sampled_from(emphases)) if syntax == "a1111" else None,
-            "noise": draw(st.sampled_from(["a1111", "comfyui"])),
+            "program": draw(st.sampled_from(["a1111", "comfyui"])),
             "ensd": draw(st.integers(1 - 2**63, 2**63 - 1)),
             "sgm_noise_multiplier": draw(st.booleans()),
             "size_conditioning": {
@@ -111,8 +111,8 @@ def test_a_suite_that_is_written_as_yaml_reads_back(suite: SuiteSettings) -> Non
     chosen = one_suite([("a.png", found)])
     section = parse_yaml(suite_section(chosen.settings, chosen.pictures), "suite", SpecError)["suite"]
     assert SuiteSettings.model_validate(section).items() == suite.items()
-    assert {name: section.get(name) for name in ("ensd", "noise")} == {
-        "ensd": suite.ensd or None, "noise": suite.noise if suite.noise == "comfyui" else None,
+    assert {name: section.get(name) for name in ("ensd", "program")} == {
+        "ensd": suite.ensd or None, "program": suite.program if suite.program == "comfyui" else None,
     }  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def test_the_usual_render_is_written_as_a1111_writes_it() -> None:
     )
 
 
-@pytest.mark.parametrize("noise", ["a1111", "comfyui"])
+@pytest.mark.parametrize("program", ["a1111", "comfyui"])
 @pytest.mark.parametrize(
     ("written", "said"),
     [
@@ -137,13 +137,13 @@ def test_the_usual_render_is_written_as_a1111_writes_it() -> None:
         ({"sampler": "res_multistep", "schedule": "turbo"}, "Sampler: res_multistep, Schedule type: turbo, "),
     ],
 )
-def test_samplers_have_the_names_that_a1111_knows(written: Mapping[str, str], said: str, noise: str) -> None:
-    suite = SuiteSettings.model_validate({"prompts": ["a lion"], "noise": noise, "schedule": None, **written})
+def test_samplers_have_the_names_that_a1111_knows(written: Mapping[str, str], said: str, program: str) -> None:
+    suite = SuiteSettings.model_validate({"prompts": ["a lion"], "program": program, "schedule": None, **written})
     text = write_infotext(suite.items()[0], suite)
     assert said in text
     assert read(text).sampler == suite.items()[0].sampling.sampler
     is_other = (
-        written["sampler"] in {"ddim_comfyui", "uni_pc_a1111", "ddim_a1111"} and f"_{noise}" not in written["sampler"]
+        written["sampler"] in {"ddim_comfyui", "uni_pc_a1111", "ddim_a1111"} and f"_{program}" not in written["sampler"]
     )
     assert not is_other or "Sampler form" in text  # the menu's name means the program's own
 
@@ -204,7 +204,7 @@ def test_settings_of_a_whole_suite_are_taken(more: str, setting: str, value: obj
     found = read(f"a (red) lion\n{LINE}{more}")
     assert getattr(found, setting) == value
     assert found.notes == ()
-    assert (found.syntax, found.noise, found.size_conditioning) == ("a1111", "a1111", SizeConditioning())
+    assert (found.syntax, found.program, found.size_conditioning) == ("a1111", "a1111", SizeConditioning())
 
 
 def test_what_plays_no_part_in_a_picture_is_not_said() -> None:

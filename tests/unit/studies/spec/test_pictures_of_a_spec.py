@@ -41,7 +41,7 @@ def test_what_the_spec_leaves_out_is_that_of_the_pictures(tmp_path: Path) -> Non
     one, two = infotext(tmp_path / "1.txt", more), infotext(tmp_path / "2.txt", more, seed=2)
     found = read(tmp_path, f"{{prompts: [{{image: {one}}}, {{image: {two}}}, a fox]}}")
     suite = found.spec.suite
-    assert (suite.syntax, suite.noise, suite.ensd) == ("a1111", "a1111", 31337)
+    assert (suite.syntax, suite.program, suite.ensd) == ("a1111", "a1111", 31337)
     assert (suite.emphasis, suite.sgm_noise_multiplier) == ("no_norm", True)
     assert found.notes == (
         "suite: `ensd: 31337` is that of its pictures",
@@ -53,9 +53,13 @@ def test_what_the_spec_leaves_out_is_that_of_the_pictures(tmp_path: Path) -> Non
 
 def test_pictures_of_comfyui_bring_its_syntax_and_noise(tmp_path: Path) -> None:
     found = read(tmp_path, f"{{prompts: [{{image: {swarm(tmp_path / 'swarm.txt')}}}]}}")
-    assert (found.spec.suite.syntax, found.spec.suite.noise, found.spec.suite.emphasis) == ("comfyui", "comfyui", None)
+    assert (found.spec.suite.syntax, found.spec.suite.program, found.spec.suite.emphasis) == (
+        "comfyui",
+        "comfyui",
+        None,
+    )
     assert "suite: `syntax: comfyui` is that of its pictures" in found.notes
-    assert "suite: `noise: comfyui` is that of its pictures" in found.notes
+    assert "suite: `program: comfyui` is that of its pictures" in found.notes
 
 
 def test_pictures_of_the_final_count_as_well(tmp_path: Path) -> None:
@@ -81,11 +85,11 @@ def test_pictures_of_two_programs_are_refused_until_the_spec_says_whose_syntax(t
     suite = f"{{prompts: [{{image: {one}}}, {{image: {two}}}]}}"
     with pytest.raises(SpecError, match=r"differ in a setting .* `syntax: a1111` and 2\.txt with `syntax: comfyui`"):
         read(tmp_path, suite)
-    found = read(tmp_path, suite.replace("{prompts", "{syntax: comfyui, noise: comfyui, prompts", 1))
+    found = read(tmp_path, suite.replace("{prompts", "{syntax: comfyui, program: comfyui, prompts", 1))
     assert found.spec.suite.syntax == "comfyui"
     assert found.notes == (
         "1.txt: it was made with `syntax: a1111`, and the suite has `syntax: comfyui`",
-        "1.txt: it was made with `noise: a1111`, and the suite has `noise: comfyui`",
+        "1.txt: it was made with `program: a1111`, and the suite has `program: comfyui`",
     )
 
 

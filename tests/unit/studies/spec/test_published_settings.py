@@ -347,7 +347,7 @@ def test_a_sampler_is_that_of_the_program_that_wrote_it(name: str, own: tuple[st
     """A1111 writes the schedule that was chosen even where its sampler has times of its own."""
     text = f"a lion\nSteps: 20, Sampler: {name}, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x512"
     found = checked(parse_infotext(text))
-    there = replace(found, syntax="comfyui", noise="comfyui")
+    there = replace(found, syntax="comfyui", program="comfyui")
     for published, sampling in ((found, own), (there, (found.sampler, "karras"))):
         chosen = one_suite([("a.png", published)])
         section = parse_yaml(suite_section(chosen.settings, chosen.pictures), "suite", SpecError)["suite"]
@@ -357,10 +357,10 @@ def test_a_sampler_is_that_of_the_program_that_wrote_it(name: str, own: tuple[st
 
 def test_pictures_of_comfyui_are_sampled_as_there() -> None:
     published = checked(parse_infotext("a\nSteps: 2, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64"))
-    for settings, noise in ((replace(published, syntax="comfyui", noise="comfyui"), "comfyui"), (published, None)):
+    for settings, program in ((replace(published, syntax="comfyui", program="comfyui"), "comfyui"), (published, None)):
         chosen = one_suite([("a.png", settings)])
         section = parse_yaml(suite_section(chosen.settings, chosen.pictures), "x", SpecError)["suite"]
-        assert section.get("noise") == noise
+        assert section.get("program") == program
 
 
 def test_a_conditioning_that_comfyui_zeroes_has_no_text_and_a_prompt_may_hold_nan(tmp_path: Path) -> None:

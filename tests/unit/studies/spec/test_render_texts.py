@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from search_spaces.blocks import Architecture, places
-from studies.files.artifacts import Artifacts, RenderFile, render_file
+from studies.files.artifacts import Artifacts, RenderFile
 from studies.recipe.recipe import BakedVae, Operation, Parent, Recipe, Step, canonical_values
+from studies.records.kept_renders import render_name
 from studies.spec.published.files import read_published
 from studies.spec.published.render_texts import RECIPE, merge_name, model_names, render_texts
 from studies.spec.published.suites import prompt_settings
@@ -40,7 +41,7 @@ def test_every_picture_of_a_suite_has_a_name_that_says_what_it_shows() -> None:
         "prompt-02-seed-7-64x128",
         "prompt-02-seed-7-128x64",
     )
-    assert render_file(12, SUITE.render_labels()[0]) == "trial-12-prompt-01-seed-1.png"
+    assert render_name(12, SUITE.render_labels()[0]) == "trial-12-prompt-01-seed-1.png"
 
 
 def test_a_stored_render_gives_back_its_settings_and_its_recipe(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_a_stored_render_gives_back_its_settings_and_its_recipe(tmp_path: Path) 
     files = Artifacts.beside("", tmp_path).of_trial("key", 12, "w")
     renders = [
         RenderFile(
-            file=render_file(12, label),
+            file=render_name(12, label),
             pixels=np.full((3, item.height, item.width), 9, np.uint8),
             texts=render_texts(item, SUITE, recipe, merge_name("cats", 12), None),
         )

@@ -150,7 +150,7 @@ class TestSuites:
         assert suite(sampler="DPM++ 2M SDE Karras").schedule == "karras"
 
     def test_a_stored_suite_is_read_as_it_was(self) -> None:
-        written = suite(sampler="DPM2 a", noise="comfyui", prompts=[{"prompt": "x", "sampler": "lms karras"}])
+        written = suite(sampler="DPM2 a", program="comfyui", prompts=[{"prompt": "x", "sampler": "lms karras"}])
         assert SuiteSettings.model_validate_json(written.model_dump_json()) == written
 
     def test_two_schedules_are_refused_unless_they_are_the_same(self) -> None:
@@ -200,15 +200,15 @@ class TestForms:
     )
     def test_a_name_means_the_programs_own(self, text: str, a1111: tuple[str, str], comfyui: tuple[str, str]) -> None:
         for program, expected in (("a1111", a1111), ("comfyui", comfyui)):
-            whole = suite(sampler=text, noise=program)
+            whole = suite(sampler=text, program=program)
             assert (whole.sampler, whole.schedule) == expected
-            (item,) = suite(prompts=[{"prompt": "x", "sampler": text}], noise=program).items()
+            (item,) = suite(prompts=[{"prompt": "x", "sampler": text}], program=program).items()
             assert (item.sampling.sampler, item.sampling.schedule) == expected
 
     @pytest.mark.parametrize("program", ["a1111", "comfyui"])
     def test_what_is_written_out_is_read_as_it_was(self, program: str) -> None:
         rows = [{"prompt": name, "sampler": name} for name in SAMPLERS]
-        written = suite(prompts=rows, sampler="UniPC", noise=program)
+        written = suite(prompts=rows, sampler="UniPC", program=program)
         assert SuiteSettings.model_validate_json(written.model_dump_json()) == written
         assert SuiteSettings.model_validate(written.model_dump()) == written
 
@@ -236,7 +236,7 @@ class TestForms:
         assert stored.held_out == spec.held_out
         assert spec.held_out.prompts[0] == suite(prompts=[{"prompt": "b", "sampler": name}]).prompts[0]
 
-    @pytest.mark.parametrize("changes", [{"schedule": "karas"}, {"noise": "a111"}, {"noise": ["a1111"]}])
+    @pytest.mark.parametrize("changes", [{"schedule": "karas"}, {"program": "a111"}, {"program": ["a1111"]}])
     def test_a_slip_beside_it_is_refused(self, changes: dict[str, Any]) -> None:
         with pytest.raises(ValidationError):
             suite(sampler="DDIM", **changes)
@@ -252,10 +252,22 @@ class TestForms:
         assert now["final"]["prompts"][0]["sampler"] == "lms_comfyui"
         assert as_now(as_now(text)) == as_now(text)
 
-    def test_a_stored_spec_with_comfyuis_noise_stays(self) -> None:
-        stored = {"prompts": ["a"], "sampler": "lcm", "schedule": "sgm_uniform", "noise": "comfyui", "syntax": "plain"}
+    def test_a_stored_spec_for_comfyui_stays(self) -> None:
+        stored = {
+            "prompts": ["a"],
+            "sampler": "lcm",
+            "schedule": "sgm_uniform",
+            "program": "comfyui",
+            "syntax": "plain",
+        }
         text = json.dumps({"study": "x", "suite": stored})
         assert as_now(text) == text
+
+    @pytest.mark.parametrize("program", ["a1111", "comfyui"])
+    def test_a_stored_program_may_be_called_noise(self, program: str) -> None:
+        rest = {"prompts": ["a"], "sampler": "euler", "schedule": "karras", "syntax": "plain"}
+        now = json.loads(as_now(json.dumps({"study": "x", "suite": {**rest, "noise": program}})))
+        assert now["suite"] == {**rest, "program": program}
 
 
 FORMER = ["ddim", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras", "euler", "euler_a", "heun", "lcm", "unipc"]

@@ -155,7 +155,7 @@ def test_what_is_left_out_takes_the_documented_default() -> None:
     assert spec.suite.seeds == (0,)
     assert spec.suite.sizes == ((512, 512),)
     assert (spec.suite.steps, spec.suite.cfg, spec.suite.clip_skip) == (20, 7.0, 1)
-    assert (spec.suite.sampler, spec.suite.schedule, spec.suite.noise) == ("dpmpp_2m", "karras", "a1111")
+    assert (spec.suite.sampler, spec.suite.schedule, spec.suite.program) == ("dpmpp_2m", "karras", "a1111")
     assert (spec.objective, spec.objectives) == (None, None)
     assert list(spec.terms) == ["sharpness"]
     assert spec.probes.uniform == (0.25, 0.5, 0.75)
@@ -643,7 +643,7 @@ suites: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "cfg": st.floats(0, 100),
         "sampler": st.sampled_from(SAMPLERS),
         "schedule": st.sampled_from(SCHEDULES),
-        "noise": st.sampled_from(["a1111", "comfyui"]),
+        "program": st.sampled_from(["a1111", "comfyui"]),
         "ensd": st.integers(-(2**62), 2**62),
         "clip_skip": st.integers(1, 11),
     },
@@ -786,7 +786,7 @@ CHANGES = {
     "hires": {"scale": 1.5},
     "sampler": "heun",
     "schedule": "simple",
-    "noise": "comfyui",
+    "program": "comfyui",
     "ensd": 31337,
     "sgm_noise_multiplier": True,
     "size_conditioning": {"crop": [0, 8]},
@@ -839,6 +839,12 @@ def test_what_the_models_predict_is_part_of_the_suites_digest_only_where_the_sui
     digests = {SuiteSettings.model_validate(data | changes).digest for changes in said}
     assert len(digests | {silent}) == 9
     assert SuiteSettings.model_validate(data | {"negative": "auto"}).digest not in digests | {silent}
+
+
+def test_the_suites_digest_is_that_of_before_its_program_was_called_so() -> None:
+    data = {"prompts": ["a lion"], "program": "comfyui", "sampler": "lcm", "schedule": "sgm_uniform"}
+    hires = SuiteSettings.model_validate(data | {"hires": {"scale": 2}})
+    assert hires.digest == "456b49c4c2e5ea16798316c0d617740623894b2868a7c920c51417636f3d2883"
 
 
 def test_guidance_that_changes_nothing_leaves_the_suites_digest_as_it_was() -> None:

@@ -108,8 +108,8 @@ class TestValues:
         [
             ("syntax", "A1111", "a1111"),
             ("syntax", "ComfyUI", "comfyui"),
-            ("noise", "Comfy UI", "comfyui"),
-            ("noise", "AUTOMATIC1111", "a1111"),
+            ("program", "Comfy UI", "comfyui"),
+            ("program", "AUTOMATIC1111", "a1111"),
             ("emphasis", "No norm", "no_norm"),
             ("prediction", "V-prediction", "v_prediction"),
         ],
@@ -122,9 +122,9 @@ class TestValues:
     @pytest.mark.parametrize(
         ("setting", "value", "advice"),
         [
-            ("noise", "forge", "write a1111, which comes closest"),
+            ("program", "forge", "write a1111, which comes closest"),
             ("syntax", "SD.Next", "write a1111, which comes closest"),
-            ("noise", "comfyiu", "did you mean comfyui?"),
+            ("program", "comfyiu", "did you mean comfyui?"),
             ("emphasis", "strong", "use one of original, no_norm, none, ignore"),
         ],
     )
@@ -154,7 +154,7 @@ class TestNotes:
             {"sampler": "DDIM", "schedule": "karras"},
             {"sampler": "DDIM Karras"},
             {"sampler": "UniPC", "schedule": "exponential"},
-            {"prompts": [{"prompt": "a", "sampler": "ddim_a1111", "schedule": "simple"}], "noise": "ComfyUI"},
+            {"prompts": [{"prompt": "a", "sampler": "ddim_a1111", "schedule": "simple"}], "program": "ComfyUI"},
             {"sampler": "UniPC", "prompts": [{"prompt": "a", "schedule": "beta"}]},
         ],
     )
@@ -169,7 +169,7 @@ class TestNotes:
             {"sampler": "DDIM"},
             {"sampler": "DDIM", "schedule": "ddim_uniform"},
             {"sampler": "DDIM", "schedule": "auto"},
-            {"sampler": "DDIM", "schedule": "karras", "noise": "comfyui"},
+            {"sampler": "DDIM", "schedule": "karras", "program": "comfyui"},
             {"sampler": "Euler a", "schedule": "karras"},
             {"prompts": [{"prompt": "a", "schedule": "karras"}]},
         ],

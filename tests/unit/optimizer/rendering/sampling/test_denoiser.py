@@ -87,7 +87,7 @@ def test_comfyui_takes_the_nearest_time_and_a1111_the_one_between(models: Mappin
     times = {}
     for program in ("a1111", "comfyui"):
         with calls(models[Architecture.SD15]) as seen:
-            Renderer(models[Architecture.SD15], suite(schedule="karras", noise=program, steps=6)).render()
+            Renderer(models[Architecture.SD15], suite(schedule="karras", program=program, steps=6)).render()
         times[program] = torch.stack([call["time"][0] for call in seen])
     assert torch.equal(times["comfyui"], times["comfyui"].round())
     assert not torch.equal(times["a1111"], times["a1111"].round())

@@ -33,7 +33,7 @@ def drawn(seed: int, times: int) -> list[Tensor]:
 def test_the_first_noise_is_the_generators_of_the_seed_alone() -> None:
     torch.manual_seed(0)
     for program in ("a1111", "comfyui"):
-        found = noise_of([7, 8], noise=program, ensd=5).first
+        found = noise_of([7, 8], program=program, ensd=5).first
         assert torch.equal(found, torch.stack([drawn(7, 1)[0], drawn(8, 1)[0]]))
 
 
@@ -45,7 +45,7 @@ def test_later_noise_of_a1111_is_the_generator_going_on() -> None:
 
 @pytest.mark.parametrize(("program", "ensd"), [("a1111", 31337), ("a1111", -3), ("comfyui", 0), ("comfyui", 1)])
 def test_ensd_and_comfyui_begin_another_generator(program: str, ensd: int) -> None:
-    later = noise_of([7], noise=program, ensd=ensd).later("euler_ancestral", LEVELS)
+    later = noise_of([7], program=program, ensd=ensd).later("euler_ancestral", LEVELS)
     for expected in drawn(7 + ensd, 2):
         assert torch.equal(later(2.0, 1.0)[0], expected)
 
@@ -66,7 +66,7 @@ def test_noise_of_sde_samplers_is_the_trees_increment_downwards() -> None:
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_sde"])
 @pytest.mark.parametrize("program", ["a1111", "comfyui"])
 def test_an_items_noise_does_not_depend_on_the_others(sampler: Any, program: str) -> None:
-    together, alone = noise_of([1, 2, 3], noise=program), noise_of([3], noise=program)
+    together, alone = noise_of([1, 2, 3], program=program), noise_of([3], program=program)
     several, one = together.later(sampler, LEVELS), alone.later(sampler, LEVELS)
     for high, low in pairwise(LEVELS[:-1]):
         assert torch.equal(several(high, low)[2:], one(high, low))

@@ -26,7 +26,7 @@ from studies.spec.suite import SuiteSettings
 
 CFG, SEED = 7.0, 11
 PROGRAMS = ("a1111", "comfyui")
-FLOW = [name for name in FLOW_SAMPLERS if name not in {"lms", "ddim", "lcm", "uni_pc"}]  # which `noise` changes
+FLOW = [name for name in FLOW_SAMPLERS if name not in {"lms", "ddim", "lcm", "uni_pc"}]  # which `program` changes
 PLAIN = [name for name in SAMPLERS if name not in {*A1111_FORMS.values(), *COMFYUI_FORMS.values()}]
 
 
@@ -65,7 +65,7 @@ def assert_equals_the_formulas(
 ) -> None:
     steps = without_half_times(sampler, schedule, program, steps)
     row = {"prompt": "a cat", "negative": "blurry", "seeds": [SEED], "sizes": [64]}
-    settings = {"prompts": [row], "steps": steps, "cfg": CFG, "noise": program}
+    settings = {"prompts": [row], "steps": steps, "cfg": CFG, "program": program}
     suite = SuiteSettings.model_validate(settings | {"sampler": sampler, "schedule": schedule})
     (item,) = suite.items()
     conditions = PromptEncoder(models, suite).conditions([item])[0]
@@ -79,7 +79,7 @@ def assert_equals_the_formulas(
         "seed": SEED,
         "shape": (1, 4, 8, 8),
         "path_levels": sigmas_of(
-            item.sampling, sampling_levels(item.sampling, models.prediction), models.architecture, suite.noise
+            item.sampling, sampling_levels(item.sampling, models.prediction), models.architecture, suite.program
         ),
     }
     model, shift = guided(unet, conditions), models.prediction.shift

@@ -74,7 +74,7 @@ def test_latents_are_those_of_the_formulas(
 ) -> None:
     steps = steps_without_half_times(sampler, program, strength)
     hires = {"scale": 2, "steps": steps, "denoise": strength}
-    suite = suite_of(hires, sampler=sampler, schedule="normal", noise=program)
+    suite = suite_of(hires, sampler=sampler, schedule="normal", program=program)
     (item,) = suite.items()
     conditions = PromptEncoder(models, suite).second_conditions([item])[0]
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
@@ -89,7 +89,7 @@ def test_latents_are_those_of_the_formulas(
         program=program,
         seed=SEED,
         path_levels=second_levels(
-            item.sampling, sampling_levels(item.sampling, EPSILON), Architecture.SD15, suite.noise
+            item.sampling, sampling_levels(item.sampling, EPSILON), Architecture.SD15, suite.program
         ).path,
     )
     difference = float((found.double() - expected).norm() / expected.norm())
@@ -99,9 +99,9 @@ def test_latents_are_those_of_the_formulas(
 @pytest.mark.parametrize("schedule", ["karras", "simple", "exponential", "sgm_uniform", "ddim_uniform"])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_levels_are_those_of_the_formulas(program: str, schedule: str) -> None:
-    suite = suite_of({"steps": 12, "denoise": 0.45}, sampler="euler", schedule=schedule, noise=program)
+    suite = suite_of({"steps": 12, "denoise": 0.45}, sampler="euler", schedule=schedule, program=program)
     (item,) = suite.items()
-    found = second_levels(item.sampling, sampling_levels(item.sampling, EPSILON), Architecture.SD15, suite.noise)
+    found = second_levels(item.sampling, sampling_levels(item.sampling, EPSILON), Architecture.SD15, suite.program)
     start, levels = reference_sampling.second_levels_of("euler", schedule, 12, program, 0.45)
     assert found.start == pytest.approx(start, rel=1e-5)
     assert found.sigmas == pytest.approx(levels, rel=1e-5)
@@ -117,7 +117,7 @@ def test_as_many_steps_are_made_as_asked_for_with_any_strength() -> None:
 
 def test_comfyui_makes_all_steps_of_a_schedule_at_full_strength() -> None:
     for sampler, schedule, steps in (("ddim", "ddim_uniform", 30), ("dpm_2", "ddim_uniform", 10)):
-        settings: dict[str, Any] = {"sampler": sampler, "schedule": schedule, "noise": "comfyui", "steps": steps}
+        settings: dict[str, Any] = {"sampler": sampler, "schedule": schedule, "program": "comfyui", "steps": steps}
         (item,) = suite_of({"denoise": 1}, **settings).items()
         levels = sampling_levels(item.sampling, EPSILON)
         found = second_levels(item.sampling, levels, Architecture.SD15, "comfyui")
@@ -142,7 +142,7 @@ def test_a_flow_mixes_latents_and_noise() -> None:
 
 def test_its_noise_is_that_of_a_first_pass_of_its_size(models: LiveModels) -> None:
     """At denoise 1 in ComfyUI, which makes all steps, latents of 0 end as a first pass of that size does."""
-    settings: dict[str, Any] = {"noise": "comfyui", "sampler": "euler_ancestral", "schedule": "normal"}
+    settings: dict[str, Any] = {"program": "comfyui", "sampler": "euler_ancestral", "schedule": "normal"}
     twice, once = suite_of({"scale": 2, "denoise": 1}, **settings), suite_of(False, **settings)
     large = once.model_copy(update={"prompts": (once.prompts[0].model_copy(update={"sizes": ((128, 128),)}),)})
     (item,), (large_item,) = twice.items(), large.items()
@@ -177,7 +177,7 @@ class TestCalls:
     @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_sde", "ddim", "uni_pc", "lcm"])
     @pytest.mark.parametrize("program", PROGRAMS)
     def test_are_as_many_as_the_sampler_makes(self, sampler: str, program: Any, models: LiveModels) -> None:
-        suite = suite_of({"steps": 6, "denoise": 0.6}, sampler=sampler, noise=program)
+        suite = suite_of({"steps": 6, "denoise": 0.6}, sampler=sampler, program=program)
         (item,) = suite.items()
         made: list[float] = []
         handle = models.unet.register_forward_pre_hook(lambda _module, _inputs: made.append(0))

@@ -1,14 +1,12 @@
-"""What one may type next, after a study has been worked on."""
+"""The commands that a study calls for next."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optimizer.cli.common import console, escaped
-from optimizer.cli.views.final import finish_command
-from optimizer.cli.views.report import study_objective
 from optimizer.search.stopping import stored_end
 from optimizer.trial.best import Best, best_of, load_results
+from optimizer.trial.objective import Objective
 from studies.records.finals import lacks_final
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
@@ -24,15 +22,21 @@ def next_commands(records: StudyRecords, trials: Sequence[StoredTrial], best: Be
     return [*_final(records, trials), show, *_export(records, best)]
 
 
-def print_next(records: StudyRecords) -> None:
-    """Print the command that a study which has ended calls for: its final, else the export of its best merge."""
+def command_at_the_end(records: StudyRecords) -> str | None:
+    """Return what a study that has ended calls for: its final, else the export of its best merge.
+
+    None where the study has not ended, and where there is nothing to hold and nothing to export.
+    """
     trials, final = load_results(records)
     if stored_end(records, trials) is None:
-        return
-    best = best_of(trials, final, study_objective(records.study))
-    commands = [*_final(records, trials), *_export(records, best)]
-    if commands:
-        console.print(escaped(f"Next: {commands[0]}"), soft_wrap=True)
+        return None
+    best = best_of(trials, final, Objective.of_study(records.study))
+    return next(iter([*_final(records, trials), *_export(records, best)]), None)
+
+
+def finish_command(records: StudyRecords) -> str:
+    """Return the command that holds a study's final."""
+    return advised(f'study finish "{records.study.name}"', records.database.url)
 
 
 def _final(records: StudyRecords, trials: Sequence[StoredTrial]) -> list[str]:

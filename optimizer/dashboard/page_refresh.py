@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Final as Constant
 
 from basics.messages import in_one_line
-from optimizer.cli.common import escaped, print_error
-from optimizer.cli.views.study_page import describe_study
+from optimizer.dashboard.study_page import describe_study
 from studies.errors import StudyMissingError
 from studies.files.artifacts import Artifacts
 from studies.records.cached_reads import CachedTrials
@@ -26,15 +25,22 @@ class PageRefresh(threading.Thread):
     """A thread that describes every study whose trials or final have changed.
 
     Args:
+        complain: is told in a few words what went wrong, and why; nothing of it is fatal.
         pause_seconds: between two looks at the database.
         rest: for how many times the seconds that a page took it is not made again.
     """
 
     def __init__(
-        self, database: Database, artifacts: Artifacts, *, pause_seconds: float = PAUSE_SECONDS, rest: float = REST
+        self,
+        database: Database,
+        artifacts: Artifacts,
+        complain: Callable[[str, str], None],
+        *,
+        pause_seconds: float = PAUSE_SECONDS,
+        rest: float = REST,
     ) -> None:
         super().__init__(name="pages of the dashboard", daemon=True)
-        self._database, self._artifacts = database, artifacts
+        self._database, self._artifacts, self._complain = database, artifacts, complain
         self._pause_seconds, self._rest = pause_seconds, rest
         self._ended = threading.Event()
         self._trials: dict[int, CachedTrials] = {}
@@ -47,7 +53,7 @@ class PageRefresh(threading.Thread):
             try:
                 self.refresh()
             except Exception as error:  # noqa: BLE001 - a database that is away comes back, and the pages are still served
-                print_error("the dashboard's pages are as old as before", in_one_line(error))
+                self._complain("the dashboard's pages are as old as before", in_one_line(error))
 
     def end(self) -> None:
         """End the thread after the page in progress."""
@@ -62,7 +68,7 @@ class PageRefresh(threading.Thread):
             except StudyMissingError:  # its Optuna study was deleted
                 pass
             except Exception as error:  # noqa: BLE001 - as above
-                print_error(f"study {escaped(records.study.name)} gets no figures or no note", in_one_line(error))
+                self._complain(f"study {records.study.name} gets no figures or no note", in_one_line(error))
 
     def _refresh(self, records: StudyRecords) -> None:
         study = records.study

@@ -9,10 +9,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from basics.messages import counted, in_one_line
 from optimizer.cli.common import console, escaped, print_notes
-from optimizer.cli.views.final import print_final, print_repeats
+from optimizer.cli.views.final import print_final
 from optimizer.cli.views.front import print_front
 from optimizer.cli.views.groups import print_groups
-from optimizer.cli.views.tables import ReportTable
+from optimizer.cli.views.tables import FoldingTable
+from optimizer.outcome.in_words import best_in_words
 from optimizer.report.results import results_with
 from optimizer.search.depth.ties import split_before, split_in_words
 from optimizer.search.stopping import own_trials, stored_end
@@ -21,9 +22,8 @@ from optimizer.trial.front import check_weights
 from optimizer.trial.gain_text import basis_notes, gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, complete_parents, stopped_after
+from optimizer.trial.repeats import note_of_repeats
 from optimizer.trial.stored_scores import trial_scores
-from optimizer.trial.verdict import is_ahead
-from scorers.protocol import ScorerInfo
 from studies.errors import StudyError
 from studies.records import optuna_studies, stored_studies
 from studies.records.database import Database
@@ -32,9 +32,9 @@ from studies.records.values import StoredStudy, StoredTrial
 from studies.records.workers import live_workers, workers_at
 
 
-def studies_table(database: Database) -> ReportTable:
+def studies_table(database: Database) -> FoldingTable:
     """Return a table of all studies with their progress, their best trial and its gain."""
-    table = ReportTable("studies")
+    table = FoldingTable("studies")
     for head in ("study", "parents", "status", "trials", "failed", "best, and its gain (95 % interval)", "started"):
         table.head(head)
     workers = workers_at(database, live_workers(database))
@@ -52,7 +52,7 @@ def studies_table(database: Database) -> ReportTable:
 
 def _study_row(records: StudyRecords, workers: int) -> tuple[str, ...]:
     study, (trials, final) = records.study, load_results(records)
-    objective = study_objective(study)
+    objective = Objective.of_study(study)
     best = best_of(trials, final, objective)
     own = own_trials(trials)
     finished = sum(trial.state != "running" for trial in own)
@@ -68,23 +68,6 @@ def _study_row(records: StudyRecords, workers: int) -> tuple[str, ...]:
     )
 
 
-def best_in_words(best: Best, objective: Objective) -> str:
-    """Return which trial is the best, who says so, its gains, and what speaks against it."""
-    claim = best_claim(best, objective)
-    return claim if best.caveat is None else f"{claim}; {best.caveat}"
-
-
-def best_claim(best: Best, objective: Objective) -> str:
-    """Return which trial is the best, who says so, and its gains; those that the final refuted are not named."""
-    trial = best.trial
-    named = f"{trial.origin if trial.origin.parent is not None else f'trial {trial.number}'} ({best.reason})"
-    gains = {name: best.gains[name] for name in objective.names if name in best.gains}
-    if best.held_out and not any(map(is_ahead, gains.values())):
-        return f"{named}: no sure gain"
-    told = [gain_text(gain) if name == SINGLE else f"{name} {gain_text(gain)}" for name, gain in gains.items()]
-    return f"{named}: {', '.join(told)} {'held out' if best.held_out else 'in the search'}" if told else named
-
-
 def _status(records: StudyRecords, trials: Sequence[StoredTrial], workers: int) -> str:
     """Describe a study's status, its priority if it has one, and the number of workers on it."""
     study = records.study
@@ -95,6 +78,12 @@ def _status(records: StudyRecords, trials: Sequence[StoredTrial], workers: int) 
     if workers:
         parts.append(f"{counted(workers, 'worker')}")
     return ", ".join(parts)
+
+
+def print_repeats(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
+    """Print in one line which images the study renders twice, if it renders any twice."""
+    if (note := note_of_repeats(records.study.spec, trials)) is not None:
+        print_notes([note])
 
 
 EXPLANATION = (
@@ -111,7 +100,7 @@ WEIGHTED = (
 def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[str, float] | None = None) -> None:
     """Print a study: parents, uniform merge and best side by side, every score with its gain, failures, the final."""
     study, (trials, final) = records.study, load_results(records)
-    objective = study_objective(study)
+    objective = Objective.of_study(study)
     if weights is not None:
         check_weights(weights, objective)
     best = best_of(trials, final, objective, weights)
@@ -198,12 +187,12 @@ def _roles(trials: Sequence[StoredTrial], objective: Objective, best: Best | Non
 
 def _scores_table(
     records: StudyRecords, trials: Sequence[StoredTrial], objective: Objective, best: Best | None
-) -> ReportTable:
+) -> FoldingTable:
     """Return a table with a column for each trial and a row for each score: its value, and below it the gain."""
     study = records.study
-    infos = _infos(study)
+    infos = study.spec.infos
     roles, shown = _roles(trials, objective, best), notable_trials(trials, objective, best)
-    table = ReportTable(f"study {escaped(study.name)}")
+    table = FoldingTable(f"study {escaped(study.name)}")
     table.head("score")
     means = {}
     for trial in shown:
@@ -250,8 +239,8 @@ def value_text(value: float, error: float | None) -> str:
     return f"{value:.4g}" if error is None else f"{value:.4g} ±{error:.2g}"
 
 
-def _trials_table(study: StoredStudy, trials: Sequence[StoredTrial], objective: Objective) -> ReportTable:
-    table = ReportTable(f"trials of {escaped(study.name)}")
+def _trials_table(study: StoredStudy, trials: Sequence[StoredTrial], objective: Objective) -> FoldingTable:
+    table = FoldingTable(f"trials of {escaped(study.name)}")
     several = len(objective.names) > 1  # then they are lines: columns would not fit
     for head in ("trial", "origin", "state", "objectives" if several else SINGLE, "gain (95 % interval)", "seconds"):
         table.head(head)
@@ -270,12 +259,3 @@ def _trials_table(study: StoredStudy, trials: Sequence[StoredTrial], objective: 
             str(trial.number), escaped(trial.title), stopped_after(trial, items) or trial.state, value, gain, seconds
         )
     return table
-
-
-def _infos(study: StoredStudy) -> dict[str, ScorerInfo]:
-    return {name: entry.info for name, entry in study.spec.scorers.items()}
-
-
-def study_objective(study: StoredStudy) -> Objective:
-    """Return the objective of a stored study."""
-    return Objective.of(study.spec, _infos(study))

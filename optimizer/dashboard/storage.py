@@ -51,7 +51,7 @@ class DashboardStorage(_CachedStorage):
         found: Hashable = finished, None if final is None else final.created_at
         known = self._best.get(study_id)
         if known is None or known[0] != found:
-            best = load_best(records, Objective.of(records.study.spec, records.study.spec.infos))
+            best = load_best(records, Objective.of_study(records.study))
             if best is None:
                 return None
             known = self._best[study_id] = found, best.trial.number

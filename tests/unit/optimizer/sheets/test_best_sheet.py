@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from reported_study import ReportedStudy, begin_reported, hold_final, store_final_pictures, store_pictures
 
-from optimizer.observe.best_sheet import save_best_sheet
-from optimizer.observe.study_sheet import LatestSheet
+from optimizer.sheets.best import save_best_sheet
+from optimizer.sheets.latest import LatestSheet
 from optimizer.trial.best import load_best
-from studies.files.artifacts import render_file
+from studies.records.kept_renders import render_name
 from studies.records.stored_renders import load_renders
 
 ONE: Mapping[str, Any] = {"objective": {"sharpness": {"weight": 1, "unit": 1}}}
@@ -63,7 +63,7 @@ def test_where_the_final_rendered_something_that_is_not_stored_the_search_is_sho
         study.artifacts.of_final(study.records.study.key),
         study.records.study.spec.held_out.render_labels()[0],
     )
-    study.artifacts.store.remove(files.name(render_file(0, label)))
+    study.artifacts.store.remove(files.name(render_name(0, label)))
     of_search = sheet(study)
     assert not np.array_equal(of_search, drawn)
     store_final_pictures(study, [best], size=(64, 96))

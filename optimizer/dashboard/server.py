@@ -6,15 +6,8 @@ from functools import partial
 
 import optuna_dashboard
 
-from optimizer.errors import StorageError
-from optimizer.observe.best_trial import DashboardStorage
-from optimizer.observe.figure_order import put_figures_in_order
-from optimizer.observe.http_gate import (
-    Application,
-    Password,
-    behind_password,
-    for_local_names,
-    for_own_pages,
+from optimizer.dashboard.figure_order import put_figures_in_order
+from optimizer.dashboard.gates import (
     for_readable_paths,
     one_expensive_at_a_time,
     read_only,
@@ -22,10 +15,13 @@ from optimizer.observe.http_gate import (
     with_plots,
     without_renaming,
 )
+from optimizer.dashboard.narrow_pages import with_narrow_pages
+from optimizer.dashboard.pareto_front import hasten_pareto_fronts
+from optimizer.dashboard.plot_excerpts import excerpt_plot
+from optimizer.dashboard.storage import DashboardStorage
+from optimizer.observe.guarded_server import guarded_server
+from optimizer.observe.http_gate import Application
 from optimizer.observe.http_server import HttpServer, Limits
-from optimizer.observe.narrow_pages import with_narrow_pages
-from optimizer.observe.pareto_front import hasten_pareto_fronts
-from optimizer.observe.plot_excerpts import excerpt_plot
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database
 
@@ -58,18 +54,7 @@ def make_server(
     dashboard: Application = optuna_dashboard.wsgi(storage, artifact_store=artifacts.for_optuna)
     dashboard = one_expensive_at_a_time(with_plots(dashboard, partial(excerpt_plot, storage)), limits.threads // 2)
     dashboard = with_narrow_pages(dashboard)
-    dashboard = for_own_pages(for_readable_paths(without_renaming(with_inert_answers(dashboard))))
+    dashboard = for_readable_paths(without_renaming(with_inert_answers(dashboard)))
     if not changes:
         dashboard = read_only(dashboard)
-    # The last gate is the first that a request meets.
-    try:
-        if password is None:
-            return HttpServer(for_local_names(dashboard, host), host, port, limits)
-        checked = Password(password)
-        guarded = behind_password(dashboard, checked)
-        return HttpServer(guarded, host, port, limits, may_upload=checked.may_upload, must_wait=checked.must_wait)
-    except (OSError, RuntimeError) as error:  # the latter: no more threads
-        reason = getattr(error, "strerror", None) or error
-        raise StorageError(f"cannot listen on {host}:{port} ({reason}): choose another --port") from error
-    except ValueError as error:
-        raise StorageError(f"cannot listen on {host}:{port}: no such address on this machine") from error
+    return guarded_server(dashboard, host, port, password, limits)

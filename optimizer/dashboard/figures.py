@@ -17,12 +17,12 @@ from optimizer.insight.importance import BINS, Findings, Insight, insight
 from optimizer.insight.plots import (
     COLOURS,
     DARK,
-    Picture,
+    Diagram,
     Spot,
     best_so_far,
+    diagram_of,
     groups_of,
     label_of,
-    picture_of,
     spots,
 )
 from optimizer.trial.objective import Objective
@@ -60,12 +60,16 @@ def save_figures(records: StudyRecords, objective: Objective) -> int:
     if not _can_draw():
         return 0
     try:
-        facts = insight(records, objective)
+        found = insight(records, objective)
     except TooFewTrialsError:
         return 0
     figures: dict[str, str] = {}
-    for index, findings in enumerate(facts.findings):
-        drawn = (unet_figure(facts, findings), progress_figure(facts, findings), effects_figure(facts, findings))
+    for index, findings in enumerate(found.findings):
+        drawn = (
+            unet_figure(found, findings),
+            progress_figure(found, findings),
+            effects_figure(found, findings),
+        )
         figures |= {f"{index}-{place}": str(figure.to_json()) for place, figure in enumerate(drawn)}
     store_figures(records.database, optuna_study_id(records), NAMES, figures)
     return len(figures)
@@ -80,29 +84,29 @@ def _can_draw() -> bool:
     return installed
 
 
-def unet_figure(facts: Insight, findings: Findings) -> go.Figure:
+def unet_figure(found: Insight, findings: Findings) -> go.Figure:
     """Draw the U-Net: colours and numbers are the best merge's, bars the importance."""
     import plotly.graph_objects as go
 
-    picture = picture_of(facts, findings)
-    where = spots(facts.space.architecture)
+    diagram = diagram_of(found, findings)
+    where = spots(found.space.architecture)
     figure = go.Figure()
-    colours = _box_colours(picture, list(where))
-    _add_boxes(figure, where, picture, colours)
-    _add_bars(figure, where, picture)
+    colours = _box_colours(diagram, list(where))
+    _add_boxes(figure, where, diagram, colours)
+    _add_bars(figure, where, diagram)
     figure.add_trace(
         go.Scatter(
             x=[spot.x for spot in where.values()],
             y=[spot.y for spot in where.values()],
             mode="text",
-            text=[_in_box(place, spot, picture) for place, spot in where.items()],
+            text=[_in_box(place, spot, diagram) for place, spot in where.items()],
             textfont={"size": 9, "color": [_ink(colour) for colour in colours]},
-            hovertext=[_hover(place, picture) for place in where],
+            hovertext=[_hover(place, diagram) for place in where],
             hoverinfo="text",
         )
     )
-    of_what = f"{label_of(picture.slot)} in the boxes, importance for {findings.objective} as bars{_doubt(facts)}"
-    _style(figure, f"{picture.trial.name}: {picture.role}", of_what)
+    of_what = f"{label_of(diagram.slot)} in the boxes, importance for {findings.objective} as bars{_doubt(found)}"
+    _style(figure, f"{diagram.trial.name}: {diagram.role}", of_what)
     bottom = min(spot.y for spot in where.values())
     figure.update_layout(margin={"l": 8, "b": 8})
     figure.update_xaxes(visible=False, range=[-EDGE, EDGE], fixedrange=True)
@@ -110,15 +114,15 @@ def unet_figure(facts: Insight, findings: Findings) -> go.Figure:
     return figure
 
 
-def _box_colours(picture: Picture, places: Sequence[str]) -> list[str]:
+def _box_colours(diagram: Diagram, places: Sequence[str]) -> list[str]:
     """Return the colour of every box as `rgb(r, g, b)`: the number's, or white where there is none."""
     from plotly.colors import sample_colorscale
 
-    if picture.values is None:
+    if diagram.values is None:
         return ["rgb(255, 255, 255)"] * len(places)
     scale = [[index / 2, colour] for index, colour in enumerate(COLOURS)]
-    span = picture.high - picture.low
-    return list(sample_colorscale(scale, [(picture.values[place] - picture.low) / span for place in places]))
+    span = diagram.high - diagram.low
+    return list(sample_colorscale(scale, [(diagram.values[place] - diagram.low) / span for place in places]))
 
 
 def _ink(colour: str) -> str:
@@ -127,17 +131,17 @@ def _ink(colour: str) -> str:
     return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 * 255 else DARK
 
 
-def _in_box(place: str, spot: Spot, picture: Picture) -> str:
-    return spot.label if picture.values is None else f"{spot.label} {picture.values[place]:.2f}"
+def _in_box(place: str, spot: Spot, diagram: Diagram) -> str:
+    return spot.label if diagram.values is None else f"{spot.label} {diagram.values[place]:.2f}"
 
 
-def _hover(place: str, picture: Picture) -> str:
-    number = "" if picture.values is None else f"<br>{label_of(picture.slot)}: {picture.values[place]:.4f}"
-    share = picture.shares.get(place)
+def _hover(place: str, diagram: Diagram) -> str:
+    number = "" if diagram.values is None else f"<br>{label_of(diagram.slot)}: {diagram.values[place]:.4f}"
+    share = diagram.shares.get(place)
     return f"{place}{number}<br>{'fixed' if share is None else f'importance: {100 * share:.1f} %'}"
 
 
-def _add_boxes(figure: go.Figure, where: Mapping[str, Spot], picture: Picture, colours: Sequence[str]) -> None:
+def _add_boxes(figure: go.Figure, where: Mapping[str, Spot], diagram: Diagram, colours: Sequence[str]) -> None:
     """Draw the boxes; a fixed place has a dashed outline."""
     width, height = BOX
     for (place, spot), colour in zip(where.items(), colours, strict=True):
@@ -148,26 +152,26 @@ def _add_boxes(figure: go.Figure, where: Mapping[str, Spot], picture: Picture, c
             y0=spot.y - height / 2,
             y1=spot.y + height / 2,
             fillcolor=colour,
-            line={"color": DARK, "width": 1, "dash": "solid" if place in picture.shares else "dot"},
+            line={"color": DARK, "width": 1, "dash": "solid" if place in diagram.shares else "dot"},
             layer="below",
         )
 
 
-def _add_bars(figure: go.Figure, where: Mapping[str, Spot], picture: Picture) -> None:
+def _add_bars(figure: go.Figure, where: Mapping[str, Spot], diagram: Diagram) -> None:
     """Draw the importance beside each box that is searched, with its percentage."""
     import plotly.graph_objects as go
 
-    largest = max(picture.shares.values()) or 1.0
+    largest = max(diagram.shares.values()) or 1.0
     ends: list[tuple[float, Spot, str]] = []
     for place, spot in where.items():
-        if place not in picture.shares:
+        if place not in diagram.shares:
             continue
         start = spot.x + spot.side * (BOX[0] / 2)
-        end = start + spot.side * REACH * picture.shares[place] / largest
+        end = start + spot.side * REACH * diagram.shares[place] / largest
         figure.add_shape(
             type="rect", x0=start, x1=end, y0=spot.y - 0.2, y1=spot.y + 0.2, fillcolor=BAR, line={"width": 0}
         )
-        ends.append((end, spot, f"{100 * picture.shares[place]:.0f} %"))
+        ends.append((end, spot, f"{100 * diagram.shares[place]:.0f} %"))
     figure.add_trace(
         go.Scatter(
             x=[end for end, _, _ in ends],
@@ -181,14 +185,14 @@ def _add_bars(figure: go.Figure, where: Mapping[str, Spot], picture: Picture) ->
     )
 
 
-def progress_figure(facts: Insight, findings: Findings) -> go.Figure:
+def progress_figure(found: Insight, findings: Findings) -> go.Figure:
     """Draw every trial's objective, with parents, probes and the best marked, and the best observed so far."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    numbers, running = best_so_far(facts, findings)
+    numbers, running = best_so_far(found, findings)
     figure.add_trace(go.Scatter(x=numbers, y=running, mode="lines", line_shape="hv", name="best observed so far"))
-    for group in groups_of(facts):
+    for group in groups_of(found):
         figure.add_trace(
             go.Scatter(
                 x=[trial.number for trial in group.trials],
@@ -199,31 +203,31 @@ def progress_figure(facts: Insight, findings: Findings) -> go.Figure:
                 marker={"color": group.colour, "symbol": group.symbol, "size": 9 if group.size > 20 else 7},
             )
         )
-    best = facts.best.trial
+    best = found.best.trial
     figure.add_trace(
         go.Scatter(
             x=[best.number],
             y=[best.objectives[findings.objective]],
             mode="markers",
             name="best",
-            hovertext=[f"{best.name}: {facts.best.reason}"],
+            hovertext=[f"{best.name}: {found.best.reason}"],
             marker={"color": "rgba(0, 0, 0, 0)", "symbol": "circle", "size": 16, "line": {"color": DARK, "width": 2}},
         )
     )
     better = "higher" if findings.direction == "maximize" else "lower"
-    _style(figure, f"{findings.objective} by trial ({better} is better)", f"best: {best.name} ({facts.best.reason})")
+    _style(figure, f"{findings.objective} by trial ({better} is better)", f"best: {best.name} ({found.best.reason})")
     legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "font": {"size": 10}}
     figure.update_layout(showlegend=True, xaxis_title="trial", legend=legend, margin={"b": 110})
     return figure
 
 
-def effects_figure(facts: Insight, findings: Findings) -> go.Figure:
+def effects_figure(found: Insight, findings: Findings) -> go.Figure:
     """Draw a small panel with the main effect of each of the parameters that matter most, all on one scale."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    ranked = sorted(facts.space.parameters, key=lambda parameter: -findings.shares[parameter.name])[:PANELS]
-    names = [parameter.name for parameter in facts.space.parameters if parameter in ranked]  # in depth order
+    ranked = sorted(found.space.parameters, key=lambda parameter: -findings.shares[parameter.name])[:PANELS]
+    names = [parameter.name for parameter in found.space.parameters if parameter in ranked]  # in depth order
     rows = math.ceil(len(names) / COLUMNS)
     titles = [f"{_shortened(name)}<br>{100 * findings.shares[name]:.0f} %" for name in names]
     figure = make_subplots(rows=rows, cols=min(COLUMNS, len(names)), shared_yaxes=True, subplot_titles=titles)
@@ -247,7 +251,7 @@ def effects_figure(facts: Insight, findings: Findings) -> go.Figure:
             hover = [f"the model, {100 * effect.share:.1f} %"] * len(effect.at)
             trace = go.Scatter(x=effect.at, y=effect.mean, mode="lines", line=line, hovertext=hover)
             figure.add_trace(trace, **panel)
-    of_all = "" if len(names) == len(facts.space.parameters) else f" ({len(names)} of {len(facts.space.parameters)})"
+    of_all = "" if len(names) == len(found.space.parameters) else f" ({len(names)} of {len(found.space.parameters)})"
     _style(
         figure,
         f"{findings.objective}: what matters most{of_all}",
@@ -260,8 +264,8 @@ def effects_figure(facts: Insight, findings: Findings) -> go.Figure:
     return figure
 
 
-def _doubt(facts: Insight) -> str:
-    return "" if facts.reliable else f", {counted(len(facts.samples), 'trial')}: not reliable yet"
+def _doubt(found: Insight) -> str:
+    return "" if found.reliable else f", {counted(len(found.samples), 'trial')}: not reliable yet"
 
 
 def _shortened(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The picture of a study's parents beside its best trial.
+"""The contact sheet of a study's parents beside its best trial.
 
 What the final chose is shown as the final rendered it, on prompts and seeds that the search never saw; otherwise the
 renders of the search are shown.
@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from optimizer.observe.study_sheet import Sheet, column_heading, opened_renders, stored_images, tables_for
-from optimizer.rendering.contact_sheet import comparison_sheet, row_captions
+from optimizer.rendering.contact_sheet import row_captions
+from optimizer.sheets.comparison import Sheet, column_heading, opened_renders, stored_images
 from optimizer.trial.best import REASONS, Best, best_of, load_results, merges_by_rank, told_gains
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import complete_parents
-from studies.files.artifacts import Artifacts, render_file
+from studies.files.artifacts import Artifacts
 from studies.records.finals import Final
+from studies.records.kept_renders import final_renders
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
 
@@ -33,7 +34,7 @@ class _Column:
 
 
 def save_best_sheet(records: StudyRecords, artifacts: Artifacts) -> str | None:
-    """Draw the parents and the best side by side; return where the picture is, None where no renders are stored.
+    """Draw the parents and the best side by side; return where the sheet is, None where no renders are stored.
 
     Raises:
         ArtifactError: the artifact store fails.
@@ -41,8 +42,7 @@ def save_best_sheet(records: StudyRecords, artifacts: Artifacts) -> str | None:
     sheet, study = best_sheet(records, artifacts), records.study
     if sheet is None:
         return None
-    picture = comparison_sheet(sheet.title, sheet.columns, sheet.captions, blocks=tables_for(len(sheet.captions)))
-    return artifacts.save_picture(study.name, study.key, "best", picture)
+    return artifacts.save_contact_sheet(study.name, study.key, "best", sheet.draw())
 
 
 def best_sheet(records: StudyRecords, artifacts: Artifacts) -> Sheet | None:
@@ -52,7 +52,7 @@ def best_sheet(records: StudyRecords, artifacts: Artifacts) -> Sheet | None:
         ArtifactError: the artifact store fails.
     """
     study, (trials, final) = records.study, load_results(records)
-    objective = Objective.of(study.spec, study.spec.infos)
+    objective = Objective.of_study(study)
     best = best_of(trials, final, objective)
     if best is None:
         return None
@@ -82,14 +82,13 @@ def _of_final(
     merge = best.merge
     if final is None or merge is None or not (best.held_out and best.by == "final"):
         return []
-    files, labels = artifacts.of_final(records.study.key), records.study.spec.held_out.render_labels()
     by_number = {trial.number: trial for trial in trials}
     columns = [
         _Column(
             trial=by_number[finalist.number],
             gains=finalist.held_out,
             held_out=True,
-            images=opened_renders(artifacts, [files.name(render_file(finalist.number, label)) for label in labels]),
+            images=opened_renders(artifacts, final_renders(records.study, artifacts, finalist.number)),
         )
         for finalist in final.finalists
         if finalist.is_parent or finalist.number == merge.number

@@ -1,0 +1,86 @@
+"""What commands that serve a page have in common: who may reach it, how it is opened, and how it ends."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from basics.names import typed_path
+from optimizer.cli.common import console, errors, escaped, fail
+
+if TYPE_CHECKING:
+    from optimizer.observe.http_server import HttpServer
+
+Host = Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a password.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        parser=typed_path,
+        metavar="FILE",
+        help="File with the password on its first line; the user name is mergetune.",
+        show_default=False,
+    ),
+]
+
+
+def password_for(host: str, file: Path | None, *, danger: str) -> str | None:
+    """Return the password of a page; None where it needs none, because only this machine reaches it.
+
+    Args:
+        danger: what anyone who reaches the page can do, for the message.
+    """
+    from optimizer.observe.guarded_server import PASSWORD_VARIABLE, page_password
+
+    password = page_password(file)
+    if password is None and not _is_loopback(host):
+        fail(
+            f"{host} can be reached from other machines, and anyone who reaches {danger}: give --password-file FILE or "
+            f"the environment variable {PASSWORD_VARIABLE}, or leave --host at 127.0.0.1"
+        )
+    return password
+
+
+def serve(
+    server: HttpServer, host: str, path: str, title: str, *, show: bool, begun: Callable[[], None] | None = None
+) -> None:
+    """Print where a page is, and serve it until the process is interrupted.
+
+    Args:
+        path: of the page, from `/` on.
+        show: open it in the browser.
+        begun: called when its address is printed.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
+    address = f"[{host}]" if ":" in host else host
+    page = f"http://{address}:{server.port}{path}"
+    console.print(escaped(f"{title}: {page}  (Ctrl-C to stop)"), soft_wrap=True)
+    if show:
+        _open_in_browser(page)
+    if begun is not None:
+        begun()
+    with suppress(KeyboardInterrupt):
+        server.run()
+
+
+def _open_in_browser(page: str) -> None:
+    """Open a page that is served in a moment; the server's socket takes the browser's request already."""
+    import webbrowser
+
+    if not webbrowser.open(page):
+        errors.print("[yellow]note:[/] no browser was found here: open the address above yourself")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

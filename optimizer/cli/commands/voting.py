@@ -1,0 +1,100 @@
+"""`mergetune study vote` and `mergetune study votes`: people compare renders, and what they said."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from basics.names import plain
+from optimizer.cli.commands.serving import Host, PasswordFile, Port, password_for, serve
+from optimizer.cli.common import (
+    ArtifactFolder,
+    AsJson,
+    Storage,
+    StudyName,
+    database_to_change,
+    database_to_read,
+    loading_libraries,
+    stored_url,
+)
+from studies.system.advice import DEFAULT_STORAGE
+
+if TYPE_CHECKING:
+    from optimizer.voting.standings import Standing
+
+
+def vote(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    person: Annotated[
+        str | None, typer.Option(parser=plain, metavar="NAME", help="Your name, which the page begins with.")
+    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8081,
+    password_file: PasswordFile = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Serve a page on which people say which of two renders is better, without knowing which trials they are of."""
+    url = stored_url(storage)
+    database = database_to_change(url)
+    from studies.records.stored_studies import open_study
+    from studies.records.votes import forget_unanswered
+
+    records = open_study(database, study)
+    password = password_for(host, password_file, danger="the page can vote")
+    with loading_libraries():
+        from optimizer.observe.guarded_server import guarded_server
+        from optimizer.voting.application import LIMITS, VotePage
+        from optimizer.voting.ballots import Ballots
+        from studies.files.artifacts import Artifacts
+
+        forget_unanswered(records)
+        ballots = Ballots(records, Artifacts.existing(url, artifacts))
+    server = guarded_server(VotePage(ballots, person or _own_name()), host, port, password, LIMITS)
+    serve(server, host, "/", "vote", show=show)
+
+
+def votes(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Show which trials people prefer, and how sure that is."""
+    database = database_to_read(storage)
+    from studies.records.stored_studies import open_study
+
+    records = open_study(database, study)
+    with loading_libraries():
+        from optimizer.voting.standings import load_standings
+
+        standings = load_standings(records)
+    if as_json:
+        typer.echo(json.dumps([_as_json(standing) for standing in standings.rows], indent=2, allow_nan=False))
+        return
+    from optimizer.cli.views.votes import print_standings
+
+    print_standings(records.study.name, standings)
+
+
+def _as_json(standing: Standing) -> dict[str, object]:
+    lead, tally = standing.lead, standing.tally
+    return {
+        "number": standing.number,
+        "name": standing.name,
+        "votes": standing.votes,
+        "lead": None if lead is None else {"value": lead.value, "low": lead.low, "high": lead.high},
+        "over": standing.over,
+        "preferred": None if tally is None else [tally.preferred, tally.other, tally.undecided],
+    }
+
+
+def _own_name() -> str:
+    """Return the user's name on this machine."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container may have no entry for its user
+        return "me"

@@ -1,0 +1,93 @@
+"""Finish a study: hold its final, and store what it found with its renders and its contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
+from optimizer.outcome.final import FinalProgress, hold_final
+from optimizer.rendering.contact_sheet import thumbnail
+from optimizer.runtime.setup import Runtime
+from optimizer.search.shortlist import by_posterior
+from optimizer.search.stopping import stored_end
+from optimizer.sheets.final import save_final_sheet
+from optimizer.system.retry import Retry
+from studies.files.artifacts import Artifacts
+from studies.records.finals import Final, lacks_final, store_final
+from studies.records.kept_renders import documented_renders, render_names
+from studies.records.stored_trials import load_trials
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredStudy, StoredTrial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """What the end of a study left."""
+
+    final: Final
+    sheet: str  # where the contact sheet of the parents and the candidates is
+
+
+def final_is_due(records: StudyRecords) -> bool:
+    """Return whether the budget is spent, no worker is still at work, and the final does not cover all trials."""
+    trials = load_trials(records)
+    return stored_end(records, trials) is not None and lacks_final(records, trials)
+
+
+def finish_study(
+    records: StudyRecords,
+    runtime: Runtime,
+    artifacts: Artifacts,
+    reporter: Reporter,
+    retry: Retry,
+    progress: FinalProgress,
+) -> Finish:
+    """Hold the final, store it with its renders, and draw its contact sheet.
+
+    Args:
+        retry: waits while the database or the artifact store cannot be reached.
+
+    Raises:
+        FinalError: there is nothing to compare.
+    """
+    study = records.study
+    trials = retry(lambda: load_trials(records))
+    rank = retry(lambda: by_posterior(records, runtime.objective, trials))
+    thumbnails: dict[int, Sequence[Tensor]] = {}
+    reporter.report(FinalStarted(images=len(study.spec.held_out.items())))
+
+    def keep(trial: StoredTrial, images: Sequence[Tensor]) -> None:
+        on_sheet = (study.spec.final.top + len(study.parents)) * len(images)
+        thumbnails[trial.number] = [thumbnail(image, on_sheet) for image in images]
+        if study.spec.render.keep != "none":
+            retry(lambda: _save_renders(study, trial, images, artifacts))
+
+    final = hold_final(runtime, trials, rank, progress, keep)
+    retry(lambda: store_final(records, final))
+    retry(lambda: _remove_former(study, final, artifacts))
+    reporter.report(FinalHeld(final=final))
+    return Finish(final=final, sheet=retry(lambda: save_final_sheet(study, final, trials, thumbnails, artifacts)))
+
+
+def _save_renders(study: StoredStudy, trial: StoredTrial, images: Sequence[Tensor], artifacts: Artifacts) -> None:
+    """Store the held-out renders of a trial at full size.
+
+    Args:
+        images: uint8 [3, h, w], in item order.
+    """
+    suite = study.spec.held_out
+    renders = zip(suite.items(), (image.numpy() for image in images), strict=True)
+    artifacts.of_final(study.key).save_renders(
+        documented_renders(study, suite, renders, number=trial.number, origin=trial.origin, recipe=trial.recipe)
+    )
+
+
+def _remove_former(study: StoredStudy, final: Final, artifacts: Artifacts) -> None:
+    """Remove the renders of an earlier final that are not of this one."""
+    files = artifacts.of_final(study.key)
+    wanted = {name for finalist in final.finalists for name in render_names(study.spec.held_out, finalist.number)}
+    for file in sorted(files.files() - wanted):
+        artifacts.store.remove(files.name(file))

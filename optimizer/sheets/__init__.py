@@ -1,0 +1,1 @@
+"""The contact sheets of a study: parents beside the best so far, beside the best, and beside the candidates."""

@@ -1,0 +1,241 @@
+"""Votes in a real database, and the page's requests: nothing is lost, nothing is counted twice."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from real_databases import new_postgresql_url
+from reported_study import ReportedStudy, begin_reported, draw, store_pictures
+from stored_study import store_study
+
+from optimizer.observe.guarded_server import guarded_server
+from optimizer.voting.application import LIMITS, VotePage
+from optimizer.voting.ballots import Ballots
+from optimizer.voting.standings import load_standings
+from studies.files.artifacts import Artifacts
+from studies.records.database import Database, open_database
+from studies.records.study_records import StudyRecords
+from studies.records.votes import (
+    cast_vote,
+    forget_unanswered,
+    load_pair,
+    load_votes,
+    show_pair,
+    take_back,
+)
+from studies.records.whole_studies import delete_study
+
+TRIALS = 6
+
+
+def score(params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+    mean = float(np.mean(list(params.values())))
+    return {"sharpness": (mean, mean, 1.0, 2.0), "contrast": (0.1, 0.2, 0.3, mean)}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def records(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StudyRecords]:
+    url = f"sqlite:///{tmp_path}/study.db" if request.param == "sqlite" else new_postgresql_url()
+    database: Database = open_database(url)
+    yield store_study(database, "v", score, trials=4)
+    database.close()
+
+
+def test_a_vote_that_is_sent_twice_counts_once_and_the_last_word_counts(records: StudyRecords) -> None:
+    pair = show_pair(records, "ann", 2, 0, 3)
+    assert load_votes(records) == []
+    assert cast_vote(records, pair.token, "left")
+    assert cast_vote(records, pair.token, "right")
+    (vote,) = load_votes(records)
+    assert (vote.person, vote.item, vote.left, vote.right, vote.verdict) == ("ann", 2, 0, 3, "right")
+    assert not cast_vote(records, "f" * 32, "left")
+
+
+def test_each_takes_back_the_last_vote_of_their_own(records: StudyRecords) -> None:
+    tokens = {}
+    for person in ("ann", "bob", "ann"):
+        tokens[person] = show_pair(records, person, 0, 1, 2).token
+        cast_vote(records, tokens[person], "equal")
+    back = take_back(records, "ann")
+    assert back is not None
+    assert back.token == tokens["ann"]
+    assert [vote.person for vote in load_votes(records)] == ["ann", "bob"]
+    assert cast_vote(records, back.token, "left")
+    assert take_back(records, "nobody") is None
+
+
+def test_votes_go_with_their_study(records: StudyRecords) -> None:
+    pair = show_pair(records, "ann", 0, 0, 1)
+    cast_vote(records, pair.token, "left")
+    open_pair = show_pair(records, "ann", 1, 0, 1)
+    delete_study(records, Artifacts.beside(records.database.url))
+    assert load_pair(records, pair.token) is None
+    assert not cast_vote(records, open_pair.token, "right")
+
+
+def test_people_who_vote_at_once_lose_nothing(records: StudyRecords) -> None:
+    def votes_of(person: str) -> None:
+        for index in range(10):
+            cast_vote(records, show_pair(records, person, index % 4, 0, 1).token, "left")
+
+    threads = [threading.Thread(target=votes_of, args=(f"p{index}",)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(load_votes(records)) == 40
+
+
+def test_pairs_that_nobody_voted_on_are_removed_after_a_month(
+    records: StudyRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voted, left = show_pair(records, "ann", 0, 0, 1), show_pair(records, "ann", 1, 0, 1)
+    cast_vote(records, voted.token, "left")
+    forget_unanswered(records)
+    assert load_pair(records, left.token) is not None
+    monkeypatch.setattr("studies.records.votes.FORGOTTEN_SECONDS", -1)
+    forget_unanswered(records)
+    assert load_pair(records, left.token) is None
+    assert len(load_votes(records)) == 1
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page as it is served."""
+
+    study: ReportedStudy
+    url: str
+
+    def post(self, path: str, **body: Any) -> dict[str, Any]:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request) as answer:
+            read: dict[str, Any] = json.loads(answer.read())
+        return read
+
+    def image(self, token: str, side: str) -> Image.Image:
+        with urllib.request.urlopen(f"{self.url}/image/{token}/{side}.png") as answer:
+            return Image.open(io.BytesIO(answer.read()))
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Page]:
+    study = begin_reported(tmp_path, "v", score, trials=TRIALS)
+    store_pictures(study, (0, 1, 4))
+    ballots = Ballots(study.records, study.artifacts, np.random.default_rng(0))
+    server = guarded_server(VotePage(ballots, "ann"), "127.0.0.1", 0, None, LIMITS)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield Page(study, f"http://127.0.0.1:{server.port}")
+    server.close()
+    thread.join()
+
+
+def refusal(request: urllib.request.Request) -> tuple[int, bytes]:
+    """Send a request that is refused, and return status and body."""
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    with refused.value as answer:
+        return answer.code, answer.read()
+
+
+def test_a_pair_is_shown_blind_and_its_vote_is_stored(page: Page) -> None:
+    pair = page.post("/pair", person=" ann ")
+    assert set(pair) == {"token", "prompt", "own_votes", "all_votes", "trials"}
+    assert pair["trials"] == 3
+    stored = load_pair(page.study.records, pair["token"])
+    assert stored is not None
+    assert {stored.left, stored.right} <= {0, 1, 4}
+    item = page.study.records.study.spec.suite.items()[stored.item]
+    assert pair["prompt"] == item.prompt
+    for side, number in (("left", stored.left), ("right", stored.right)):
+        image = page.image(pair["token"], side)
+        assert image.info == {}  # no text of a render, which would tell its trial
+        np.testing.assert_array_equal(np.array(image).transpose(2, 0, 1), draw(item, number, (96, 64)))
+    assert page.post("/vote", token=pair["token"], verdict="left") == {"stored": True}
+    assert page.post("/vote", token=pair["token"], verdict="left") == {"stored": True}
+    (vote,) = load_votes(page.study.records)
+    assert (vote.person, vote.verdict) == ("ann", "left")
+    following = page.post("/pair", person="ann")
+    assert (following["own_votes"], following["all_votes"]) == (1, 1)
+    assert page.post("/undo", person="ann")["token"] == pair["token"]
+    assert page.post("/undo", person="ann") == {"nothing": "no vote of yours is left to take back"}
+
+
+def test_a_study_without_pictures_says_what_to_do(tmp_path: Path) -> None:
+    study = begin_reported(tmp_path, "v", score, trials=4)
+    ballots = Ballots(study.records, study.artifacts)
+    assert ballots.next_pair("ann") is None
+    store_pictures(study, (0,))
+    assert Ballots(study.records, study.artifacts).next_pair("ann") is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/vote", {"token": "0" * 32, "verdict": "best"}, 400),
+        ("/vote", {"verdict": "left"}, 400),
+        ("/pair", {"person": "   "}, 400),
+        ("/pair", {"person": "x" * 101}, 400),
+        ("/pair", {"person": "a\u202eb"}, 400),
+        ("/pair", {"person": "a" * 5000}, 413),
+        ("/vote", [], 400),
+        ("/elsewhere", {}, 404),
+    ],
+)
+def test_what_the_page_never_sends_is_refused_in_one_line(page: Page, path: str, body: Any, status: int) -> None:
+    request = urllib.request.Request(page.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    code, content = refusal(request)
+    assert code == status
+    reason = json.loads(content)["reason"]
+    assert "\n" not in reason
+    assert load_votes(page.study.records) == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "text/plain"}, 415),  # which a form of another site can send
+        ({"Content-Type": "application/json", "Origin": "https://elsewhere.example"}, 403),
+        ({"Content-Type": "application/json", "Host": "elsewhere.example"}, 403),
+    ],
+)
+def test_pages_of_other_sites_cannot_vote(page: Page, headers: dict[str, str], status: int) -> None:
+    request = urllib.request.Request(f"{page.url}/pair", b'{"person": "ann"}', headers)
+    assert refusal(request)[0] == status
+
+
+def test_a_vote_on_a_study_that_was_deleted_is_told(page: Page) -> None:
+    pair = page.post("/pair", person="ann")
+    delete_study(page.study.records, page.study.artifacts)
+    assert page.post("/vote", token=pair["token"], verdict="left") == {"stored": False}
+
+
+def test_standings_name_the_lead_over_the_better_parent(page: Page) -> None:
+    records = page.study.records
+    for better, worse in [(4, 0)] * 9 + [(1, 0)] * 3 + [(4, 1)] * 9:
+        cast_vote(records, show_pair(records, "bob", 0, better, worse).token, "left")
+    standings = load_standings(records)
+    assert [row.number for row in standings.rows] == [4, 1, 0]
+    assert (standings.votes, standings.people) == (21, ("bob",))
+    best, parent, other = standings.rows
+    assert best.over == "parent B"
+    assert best.lead is not None
+    assert best.lead.low > 0
+    assert best.tally is not None
+    assert (best.tally.preferred, best.tally.other) == (9, 0)
+    assert parent.lead is None
+    assert other.lead is not None
+    assert other.lead.value < 0
