@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ class Silent:
         """Do nothing."""
 
 
-def spec_of(name: str, trials: int, seed: int, changes: Mapping[str, Any]) -> StudySpec:
+def spec_of(name: str, trials: int, seed: int, changes: dict[str, Any]) -> StudySpec:
     """Return the demo's spec with fidelity to parent A, fewer renders, and some changes."""
     demo = load_spec(Path(studies.__file__).parent / "demo" / "demo.yaml").model_dump(mode="json")
     clip = demo["scorers"]["clip_score"]

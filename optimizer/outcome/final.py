@@ -22,7 +22,8 @@ from optimizer.runtime.setup import Runtime
 from optimizer.search.shortlist import Rank
 from optimizer.trial.constraints import feasible_or_all
 from optimizer.trial.evaluation import Evaluator
-from optimizer.trial.gains import Evidence, gains, score_mean
+from optimizer.trial.evidence import Evidence
+from optimizer.trial.gains import gains, score_mean
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, complete_parents, is_feasible
 from optimizer.trial.repeats import first_of_each, positions_once

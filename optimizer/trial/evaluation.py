@@ -20,7 +20,7 @@ from optimizer.rendering.largest_batches import BatchTooLarge
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.wording import wording
 from optimizer.rendering.render import Renderer
-from optimizer.trial.gains import Evidence
+from optimizer.trial.evidence import Evidence
 from optimizer.trial.objective import Scores
 from optimizer.trial.references import References
 from optimizer.trial.scoring import ScoredImages, Scoring, joined

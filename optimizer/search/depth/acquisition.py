@@ -6,9 +6,9 @@ unknown best value, was measured as well: it took longer and was no better
 (docs/explanation/benchmarks.md). A merge that is still being rendered counts as if it had returned its posterior mean.
 The functions are BoTorch's.
 
-With constraints, the improvement is measured from the best posterior mean among the merges whose own posterior means
-keep them, and multiplied by the probability that all bounds are kept, as if they were independent. While no merge keeps
-them, that probability alone is maximised (Gardner et al., Bayesian Optimization with Inequality Constraints, 2014).
+With constraints, the improvement is measured from the best posterior mean among the observed merges that keep them, and
+multiplied by the probability that all bounds are kept, as if they were independent. While no merge keeps them, that
+probability alone is maximised (Gardner et al., Bayesian Optimization with Inequality Constraints, 2014).
 
 Ament et al., Unexpected Improvements to Expected Improvement (2023); Daulton et al., Differentiable Expected
 Hypervolume Improvement (2020).
@@ -87,13 +87,7 @@ class Limits:
 
     models: Sequence[SingleTaskGP] = ()  # c of them
     values: Floats = field(default_factory=lambda: np.zeros(0))  # [c], in the models' units: the least that is allowed
-
-    def violation(self, merges: Floats) -> Floats:
-        """Return by how much the posterior means of merges [n, d] break all bounds together [n]; 0 for none."""
-        found = np.zeros(len(merges))
-        for model, limit in zip(self.models, self.values, strict=True):
-            found += np.maximum(limit - posterior(model, merges)[0], 0.0)
-        return found
+    kept: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))  # [n], by the observed merges
 
 
 class WithinLimits(AcquisitionFunction):  # type: ignore[misc]
@@ -135,8 +129,8 @@ def acquisition(
         means = np.stack([posterior(model, merges)[0] for model in models], axis=1)
         if limits is None or not limits.models:
             return _improvement(models, means, samples, seed)
-        kept = limits.violation(merges) == 0
-        return WithinLimits(_improvement(models, means[kept], samples, seed) if kept.any() else None, limits)
+        kept = means[: len(x)][limits.kept]
+        return WithinLimits(_improvement(models, kept, samples, seed) if len(kept) else None, limits)
 
 
 def _improvement(models: Sequence[SingleTaskGP], means: Floats, samples: int, seed: int) -> AcquisitionFunction:

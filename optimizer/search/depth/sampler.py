@@ -161,8 +161,9 @@ class DepthGPSampler(BaseSampler):
         geometry = ties.geometry
         models = [fit(geometry, observed.x, values) for values in observed.values.T]
         means = np.stack([posterior(model, observed.x)[0] for model in models], axis=1)
-        limits = Limits(models=[fit(geometry, observed.x, each) for each in observed.slack.T], values=observed.limits)
-        centers = observed.x[_best_first(means, limits.violation(observed.x))[:CENTERS]]
+        slack = [fit(geometry, observed.x, each) for each in observed.slack.T]
+        limits = Limits(models=slack, values=observed.limits, kept=observed.violation == 0)
+        centers = observed.x[_best_first(means, observed.violation)[:CENTERS]]
         seed = int(generator.integers(2**31))
         function = acquisition(models, observed.x, observed.pending, self._samples, seed, limits)
         seeks = isinstance(function, WithinLimits) and function.inner is None  # it looks for a merge within the limits

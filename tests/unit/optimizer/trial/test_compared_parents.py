@@ -10,7 +10,8 @@ from trials import trial
 
 from optimizer.outcome.final import HeldOutResult, judge
 from optimizer.trial.best import best_of
-from optimizer.trial.gains import Evidence, gains
+from optimizer.trial.evidence import Evidence
+from optimizer.trial.gains import gains
 from optimizer.trial.judgement import suspicion
 from optimizer.trial.objective import SINGLE, Objective, Scores, Term
 from scorers.protocol import ScorerInfo
@@ -42,7 +43,7 @@ A, B, MERGE = evidence(1.0, 1.0), evidence(3.0, 0.2), evidence(4.0, 0.7)
 
 def row(number: int, one: Evidence, origin: str = "gp") -> StoredTrial:
     found = gains(one, {"A": A, "B": B}, TWO, INFOS)
-    return replace(trial(number, origin, **one.scores.means), gains=found)
+    return replace(trial(number, origin), objectives=one.scores.means, gains=found)
 
 
 def test_a_spec_says_which_parent_a_scorer_compares_with() -> None:

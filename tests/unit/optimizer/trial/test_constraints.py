@@ -17,7 +17,7 @@ from optimizer.outcome.final import HeldOutResult, choose_finalists, judge
 from optimizer.search.shortlist import by_value
 from optimizer.trial.best import best_of, objections
 from optimizer.trial.constraints import Bound, Constraints
-from optimizer.trial.gains import Evidence
+from optimizer.trial.evidence import Evidence
 from optimizer.trial.judgement import flaws
 from optimizer.trial.objective import SINGLE, Objective, Scores, Term
 from optimizer.trial.racing import Race

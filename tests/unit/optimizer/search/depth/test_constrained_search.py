@@ -129,9 +129,9 @@ class TestAcquisition:
         study = observed(14, 0.5)
         seen = Observations.of(geometry, study.trials, [StudyDirection.MAXIMIZE])
         model, slack = fit(geometry, seen.x, seen.values[:, 0]), fit(geometry, seen.x, seen.slack[:, 0])
-        limits = Limits(models=[slack], values=seen.limits)
+        kept = seen.violation == 0
+        limits = Limits(models=[slack], values=seen.limits, kept=kept)
         ours = acquisition([model], seen.x, seen.pending, 32, 0, limits)
-        kept = posterior(slack, seen.x)[0] >= seen.limits[0]
         best = float(posterior(model, seen.x)[0][kept].max())
         with library_warnings_ignored():
             theirs = LogConstrainedExpectedImprovement(
