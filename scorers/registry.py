@@ -27,6 +27,7 @@ from scorers.distances import kinds as distances
 from scorers.errors import BrokenPluginError, ScorerSettingsError, UnknownScorerError
 from scorers.kind import ScorerKind
 from scorers.pixels import kinds as pixels
+from scorers.preference import kinds as preference
 from scorers.prompt_fit import kinds as prompt_fit
 from scorers.weights.needs import ReferenceFolder
 
@@ -43,7 +44,13 @@ _log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=config.ScorerSettings)
 
 
-BUILTIN_KINDS: dict[str, ScorerKind] = {**prompt_fit.KINDS, **aesthetics.KINDS, **distances.KINDS, **pixels.KINDS}
+BUILTIN_KINDS: dict[str, ScorerKind] = {
+    **prompt_fit.KINDS,
+    **preference.KINDS,
+    **aesthetics.KINDS,
+    **distances.KINDS,
+    **pixels.KINDS,
+}
 
 
 def kinds() -> dict[str, ScorerKind]:

@@ -198,7 +198,19 @@ def load_weights(model: Any, path: Path) -> None:
     Raises:
         WrongWeightsError: the file cannot be opened safely, or does not fit the model.
     """
-    state = convert_state_dict(model, read_state(path))
+    load_state(model, read_state(path), str(path))
+
+
+def load_state(model: Any, state: dict[str, Tensor], source: str) -> None:
+    """Load named tensors into an open_clip model; every key must fit.
+
+    Args:
+        source: their file, for messages.
+
+    Raises:
+        WrongWeightsError: they do not fit the model.
+    """
+    state = convert_state_dict(model, state)
     if not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
     for name in ("logit_scale", "logit_bias"):  # [] or [1], depending on the age of the file
@@ -207,7 +219,7 @@ def load_weights(model: Any, path: Path) -> None:
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise WrongWeightsError(f"{path} does not fit the CLIP architecture: {_first_finding(error)}") from error
+        raise WrongWeightsError(f"{source} does not fit the CLIP architecture: {_first_finding(error)}") from error
 
 
 def read_state(path: Path, trusted_archives: frozenset[str] | None = None) -> dict[str, Tensor]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scorers.networks.clip import ClipEmbedder
+    from scorers.protocol import ImageScorer
 
 WIDTH = 24
 
@@ -31,6 +38,23 @@ def picture(seed: int, height: int = 48, width: int = 48) -> torch.Tensor:
         ]
         channels.append(np.tanh(sum(waves)) / 2 + 0.5)
     return torch.from_numpy((255 * np.stack(channels)).round().astype(np.uint8))
+
+
+def embedder_of(scorer: ImageScorer) -> ClipEmbedder:
+    """Return the embedder of a scorer that has one."""
+    return cast("Any", scorer)._embedder  # type: ignore[no-any-return]
+
+
+@contextmanager
+def forwards_of(scorer: ImageScorer) -> Iterator[list[int]]:
+    """Count the images of each forward pass of the image tower of a scorer's embedder, while the context is open."""
+    counts: list[int] = []
+    tower = embedder_of(scorer)._model.visual
+    hook = tower.register_forward_hook(lambda _m, inputs, _o: counts.append(len(inputs[0])))
+    try:
+        yield counts
+    finally:
+        hook.remove()
 
 
 @register_model  # type: ignore[untyped-decorator]
