@@ -74,10 +74,9 @@ def clip_h_config(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     """
     for name, dimensions in _MEASURED.items():
         if name not in state or state[name].ndim != dimensions:
-            found = ", ".join(sorted(state)[:3]) or "none"
             raise WrongWeightsError(
                 f"{source} does not hold a CLIP ViT-H/14: expected {name} with {dimensions} dimensions, got the keys "
-                f"{found}: give another file with option 'weights'"
+                f"{', '.join(sorted(state)[:3])}: give another file with option 'weights'"
             )
     width, _, patch, _ = state["visual.conv1.weight"].shape
     text_width = state["token_embedding.weight"].shape[1]
@@ -87,7 +86,9 @@ def clip_h_config(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
             f"images and of {_TEXT_HEAD} for texts, got {width} and {text_width}: give another file with option "
             "'weights'"
         )
-    patches = math.isqrt(state["visual.positional_embedding"].shape[0] - 1)
+    patches = math.isqrt(
+        max(state["visual.positional_embedding"].shape[0] - 1, 1)
+    )  # in a row; one row more is no patch
     return {
         "embed_dim": state["visual.proj"].shape[1],
         "vision_cfg": {

@@ -59,6 +59,42 @@ HPS_V21 = HubFile(
     sha256="c57a38fb4a2f7e7c15bf00da2ea377cdf165448b4dd1052a484c215a998c9837",
 )
 
+IMAGEREWARD = ScorerInfo(
+    name="imagereward",
+    label="ImageReward",
+    summary="how much people would prefer an image for its prompt, by ratings of DiffusionDB's images; 0 is average",
+    direction="maximize",
+    # As for PickScore: it was trained on the sigmoid of differences, and divided by about 1 afterwards.
+    unit=0.2,
+    range=(-3.0, 3.0),
+    scope="image",
+)
+
+# The digest is the hub's for commit 7a9e21f, which added the file, and that which another public project gives for the
+# file that it tested. The licence is that of the weights' page and of https://github.com/THUDM/ImageReward. Looked up
+# on 2026-11-27.
+IMAGEREWARD_V1 = HubFile(
+    title="ImageReward v1.0",
+    repository="zai-org/ImageReward",
+    names=("ImageReward.pt",),
+    size_bytes=1_786_880_927,
+    licence="Apache-2.0",
+    setting="weights",
+    sha256="d71dc8d4912bc633c06ab8ef1ef6a81e8199d4369f14b47b29baf1d19de561f6",
+)
+
+# The vocabulary of BERT base uncased, which many models have copies of. Dozens of independent public projects pin this
+# digest and size. Looked up on 2026-11-27.
+BERT_VOCABULARY = HubFile(
+    title="BERT vocabulary",
+    repository="google-bert/bert-base-uncased",
+    names=("vocab.txt",),
+    size_bytes=231_508,
+    licence="Apache-2.0",
+    setting="vocabulary",
+    sha256="07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+)
+
 
 class PickScoreSettings(ScorerSettings):
     """Options of `pickscore`."""
@@ -72,12 +108,27 @@ class HpsSettings(ScorerSettings):
     weights: SpecPath | None = None  # in open_clip's format; None: the public file
 
 
+class ImageRewardSettings(ScorerSettings):
+    """Options of `imagereward`."""
+
+    weights: SpecPath | None = None  # None: the public file
+    vocabulary: SpecPath | None = None  # vocab.txt of BERT base uncased; None: the public file
+
+
 def _pickscore_needs(settings: PickScoreSettings | None) -> tuple[Need, ...]:
     return (WeightNeed(named=settings.weights if settings else None, public=PICKSCORE_V1),)
 
 
 def _hps_needs(settings: HpsSettings | None) -> tuple[Need, ...]:
     return (WeightNeed(named=settings.weights if settings else None, public=HPS_V21),)
+
+
+def _imagereward_needs(settings: ImageRewardSettings | None) -> tuple[Need, ...]:
+    settings = settings or ImageRewardSettings()
+    return (
+        WeightNeed(named=settings.weights, public=IMAGEREWARD_V1),
+        WeightNeed(named=settings.vocabulary, public=BERT_VOCABULARY),
+    )
 
 
 KINDS = by_name(
@@ -92,5 +143,11 @@ KINDS = by_name(
         settings=HpsSettings,
         builder="scorers.preference.hps:build",
         needs=_hps_needs,
+    ),
+    ScorerKind(
+        info=IMAGEREWARD,
+        settings=ImageRewardSettings,
+        builder="scorers.preference.imagereward:build",
+        needs=_imagereward_needs,
     ),
 )

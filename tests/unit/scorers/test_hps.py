@@ -64,7 +64,8 @@ def block(state: State, name: str, x: torch.Tensor, mask: torch.Tensor | None) -
         return x @ state[f"{name}.{part}.weight"].T + state[f"{name}.{part}.bias"]
 
     mixed = norm(state, f"{name}.ln_1", x) @ state[f"{name}.attn.in_proj_weight"].T + state[f"{name}.attn.in_proj_bias"]
-    query, key, value = (each.unflatten(-1, (2, -1)).transpose(1, 2) for each in mixed.chunk(3, dim=-1))
+    heads = (*x.shape[:2], 2, x.shape[2] // 2)
+    query, key, value = (each.reshape(heads).transpose(1, 2) for each in mixed.chunk(3, dim=-1))
     weight = query @ key.mT / query.shape[-1] ** 0.5
     weight = weight if mask is None else weight + mask
     x = x + linear("attn.out_proj", (weight.softmax(dim=-1) @ value).transpose(1, 2).flatten(2))
@@ -86,7 +87,8 @@ def hps(state: State, pixels: torch.Tensor, tokens: torch.Tensor) -> torch.Tenso
         y = block(state, f"transformer.resblocks.{layer}", y, future)
     y = norm(state, "ln_final", y)
     texts = y[torch.arange(len(y)), tokens.argmax(dim=-1)] @ state["text_projection"]
-    return (images / images.norm(dim=-1, keepdim=True) * texts / texts.norm(dim=-1, keepdim=True)).sum(dim=-1)
+    products: torch.Tensor = (images * texts).sum(dim=-1)
+    return products / (images.norm(dim=-1) * texts.norm(dim=-1))
 
 
 def test_a_score_is_a_hundred_times_the_authors_cosine(state: State, weights: Path, context: BuildContext) -> None:
@@ -107,7 +109,8 @@ def prepared(image: torch.Tensor) -> torch.Tensor:
     size = [round(height * scale), round(width * scale)]
     levels = resize(image.double() / 255, size, InterpolationMode.BICUBIC, antialias=True)
     y, x = 56 - size[0], 56 - size[1]
-    return (pad(levels, [x // 2, y // 2, x - x // 2, y - y // 2], fill=0) - MEAN) / STD
+    padded: torch.Tensor = pad(levels, [x // 2, y // 2, x - x // 2, y - y // 2], fill=0)
+    return (padded - MEAN) / STD
 
 
 def test_images_are_fitted_and_padded_as_the_authors_do(

@@ -70,6 +70,7 @@ def test_names_of_the_builtin_kinds_are_those_of_their_infos() -> None:
             "clip_score",
             "pickscore",
             "hps",
+            "imagereward",
             "aesthetic",
             "aesthetic_v25",
             "clip_iqa",
