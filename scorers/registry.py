@@ -12,8 +12,10 @@ and is only loaded when a study uses its name, so a broken plug-in does not stop
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
+import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -156,7 +158,12 @@ def build(kind: str, settings: config.ScorerSettings, context: BuildContext) -> 
         raise BrokenPluginError(f"scorer {kind!r} ended the process while it was built ({reason})") from error
 
 
-def _entry_points() -> dict[str, list[metadata.EntryPoint]]:
+def _entry_points() -> Mapping[str, list[metadata.EntryPoint]]:
+    return _entry_points_on(tuple(sys.path))
+
+
+@functools.cache  # to look through the folders takes 40 ms, and a list of studies asks for every scorer of each
+def _entry_points_on(_path: tuple[str, ...]) -> Mapping[str, list[metadata.EntryPoint]]:
     points: dict[str, list[metadata.EntryPoint]] = {}
     for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
         points.setdefault(point.name, []).append(point)
