@@ -26,6 +26,7 @@ from basics.settings import explain_all
 from scorers import config
 from scorers.aesthetics import anime_kinds as anime
 from scorers.aesthetics import kinds as aesthetics
+from scorers.distances import embedding_kinds as embedding_distances
 from scorers.distances import kinds as distances
 from scorers.errors import BrokenPluginError, ScorerSettingsError, UnknownScorerError
 from scorers.kind import ScorerKind
@@ -51,6 +52,7 @@ BUILTIN_KINDS: dict[str, ScorerKind] = {
     **aesthetics.KINDS,
     **anime.KINDS,
     **distances.KINDS,
+    **embedding_distances.KINDS,
     **pixels.KINDS,
 }
 

@@ -79,6 +79,8 @@ def test_names_of_the_builtin_kinds_are_those_of_their_infos() -> None:
             "kid",
             "frechet",
             "kernel",
+            "cmmd",
+            "fd_dinov2",
             "sharpness",
             "contrast",
             "colourfulness",
