@@ -27,6 +27,7 @@ from basics.messages import first_line
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
 from scorers.networks.clip_files import architecture_file, fetch_tag, tag_config
+from scorers.networks.digest import digest_of
 from scorers.networks.inference import BATCH_SIZE, Runner
 from scorers.weights.fetch import existing_file
 from scorers.weights.tensors import is_torchscript, load_tensors
@@ -65,6 +66,7 @@ class ClipEmbedder:
         preprocess: Preprocess,
         *,
         width: int,
+        digest: Callable[[], str],
         key: Hashable,
         device: str = "cpu",
         in_turns: bool = False,
@@ -72,6 +74,7 @@ class ClipEmbedder:
         self._model = model.float().eval().requires_grad_(requires_grad=False)
         self._runner = Runner(self._model, device, in_turns=in_turns)
         self._make_tokenizer = make_tokenizer
+        self._make_digest = digest
         self._key = key
         self._texts: dict[str, Tensor] = {}
         self.preprocess = preprocess
@@ -86,6 +89,11 @@ class ClipEmbedder:
         """
         return self._make_tokenizer()
 
+    @cached_property
+    def digest(self) -> str:
+        """A digest of weights and preprocessing, as every `FeatureNetwork` has; a file of some GB takes seconds."""
+        return self._make_digest()
+
     @property
     def logit_scale(self) -> float:
         """The trained factor on cosines, about 100 for OpenAI's models."""
@@ -93,7 +101,7 @@ class ClipEmbedder:
 
     def embed_images(self, images: SuiteImages) -> Tensor:
         """Embed the images: float32 [n, width]."""
-        return images.memo(("clip", self._key), lambda: self._encode_images(images.images))
+        return images.memo(("clip", self._key), lambda: self.embed(images.images))
 
     def embed_texts(self, prompts: Sequence[str]) -> Tensor:
         """Embed the prompts: float32 [n, width]. Prompts are cut off after the tokenizer's `context_length`."""
@@ -103,7 +111,9 @@ class ClipEmbedder:
             self._texts.update(zip(batch, self._encode_texts(batch), strict=True))
         return torch.stack([self._texts[prompt] for prompt in prompts])
 
-    def _encode_images(self, images: Sequence[Tensor]) -> Tensor:
+    def embed(self, images: Sequence[Tensor]) -> Tensor:
+        """Embed images, uint8 [3, h, w] of any sizes, without caching: float32 [n, width]."""
+
         def encode(batch: list[Tensor]) -> Tensor:
             embedded: Tensor = self._model.encode_image(prepare_batch(batch, self.preprocess, self._runner.device))
             return embedded
@@ -137,11 +147,13 @@ def load_embedder(settings: ClipModelSettings, device: str = "cpu", *, in_turns:
     plan = plan_model(settings)
     model = make_model(plan.config)
     load_weights(model, plan.file)
+    preprocess = preprocess_of(model.visual.image_size, plan.normalisation)
     return ClipEmbedder(
         model,
         partial(make_tokenizer, plan.model, plan.config["text_cfg"]),
-        preprocess_of(model.visual.image_size, plan.normalisation),
+        preprocess,
         width=plan.config["embed_dim"],
+        digest=lambda: digest_of("clip", repr(plan.config), sha256_of(plan.file), repr(preprocess)),
         key=(settings, device),
         device=device,
         in_turns=in_turns,

@@ -92,3 +92,10 @@ TINY_SIGLIP = {
         "pool_type": "last",
     },
 }
+
+
+@register_model  # type: ignore[untyped-decorator]
+def tiny_dinov2(pretrained: bool = False, **options: Any) -> VisionTransformer:
+    """Make a small DINOv2, built as timm's vit_large_patch14_dinov2; timm finds it by its name."""
+    shape = {"patch_size": 14, "embed_dim": 32, "depth": 2, "num_heads": 2, "init_values": 1e-5}
+    return VisionTransformer(**shape | {"img_size": 518} | _known(options))
