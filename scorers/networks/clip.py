@@ -29,6 +29,9 @@ from scorers.images import Preprocess, prepare_batch
 from scorers.networks.clip_files import architecture_file, fetch_tag, tag_config
 from scorers.networks.digest import digest_of
 from scorers.networks.inference import BATCH_SIZE, Runner
+from scorers.networks.siglip_tokenizer import SigLipTokenizer
+from scorers.networks.tokenizer_files import SETTING as TOKENIZER_SETTING
+from scorers.networks.tokenizer_files import is_of_siglip, resolve_tokenizer
 from scorers.weights.fetch import existing_file
 from scorers.weights.tensors import is_torchscript, load_tensors
 
@@ -150,7 +153,7 @@ def load_embedder(settings: ClipModelSettings, device: str = "cpu", *, in_turns:
     preprocess = preprocess_of(model.visual.image_size, plan.normalisation)
     return ClipEmbedder(
         model,
-        partial(make_tokenizer, plan.model, plan.config["text_cfg"]),
+        partial(make_tokenizer, plan.model, plan.config["text_cfg"], settings.tokenizer),
         preprocess,
         width=plan.config["embed_dim"],
         digest=lambda: digest_of("clip", repr(plan.config), sha256_of(plan.file), repr(preprocess)),
@@ -162,7 +165,7 @@ def load_embedder(settings: ClipModelSettings, device: str = "cpu", *, in_turns:
 
 def plan_model(settings: ClipModelSettings) -> ClipPlan:
     """Choose architecture, activation, normalisation and file, without loading weights; raises as `load_embedder`."""
-    config = _own_config(settings) or _builtin_config(settings.model)
+    config = architecture_of(settings)
     tag = tag_config(settings)
     normalisation = tag or config.pop("preprocess_cfg", None) or _common_normalisation(settings)
     # The activation comes before the download, so that a contradiction is found first.
@@ -172,6 +175,15 @@ def plan_model(settings: ClipModelSettings) -> ClipPlan:
         file = fetch_tag(settings, tag)
     config["quick_gelu"] = quick_gelu
     return ClipPlan(model=settings.model, config=config, file=file, normalisation=normalisation)
+
+
+def architecture_of(settings: ClipModelSettings) -> dict[str, Any]:
+    """Return the architecture of the settings, in the format of open_clip's JSON files.
+
+    Raises:
+        ScorerSettingsError: open_clip has no such architecture, or the user's own is not in that format.
+    """
+    return _own_config(settings) or _builtin_config(settings.model)
 
 
 def make_model(config: dict[str, Any]) -> Any:
@@ -284,12 +296,21 @@ def preprocess_of(size: int | tuple[int, int], normalisation: Mapping[str, Any])
     )
 
 
-def make_tokenizer(model: str, text_config: Mapping[str, Any]) -> Any:
+def make_tokenizer(model: str, text_config: Mapping[str, Any], file: Path | None = None) -> Any:
     """Make the tokenizer of an architecture. CLIP's own vocabulary is part of open_clip; others come from the hub.
 
+    Args:
+        file: the user's own tokenizer.json of a SigLIP.
+
     Raises:
+        ScorerSettingsError: there is a file, and the architecture is not a SigLIP.
         MissingWeightsError: the hub does not provide the tokenizer.
+        WrongWeightsError: the file holds no tokenizer of the architecture.
     """
+    if is_of_siglip(text_config):
+        return SigLipTokenizer(resolve_tokenizer(file, text_config), text_config)
+    if file is not None:
+        raise ScorerSettingsError(f"option {TOKENIZER_SETTING!r} is for a SigLIP, {model} is another: leave it out")
     if not text_config.get("hf_tokenizer_name") and "siglip" not in model.lower():
         return open_clip.SimpleTokenizer(
             context_length=text_config.get("context_length", 77), **text_config.get("tokenizer_kwargs", {})

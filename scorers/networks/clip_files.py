@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorers.config import ClipModelSettings
 from scorers.errors import MissingWeightsError, ScorerSettingsError
+from scorers.networks.tokenizer_files import SETTING as TOKENIZER_SETTING
 from scorers.weights.fetch import existing_file, resolve_hub_file
 from scorers.weights.public import HubFile
 
@@ -62,16 +63,18 @@ class ClipNeed:
         return public.page if public is not None else str(tag_config(self.settings).get("url"))
 
     def require_named(self) -> None:
-        """Refuse an architecture or weight file that is named and not there.
+        """Refuse an architecture, weight file or tokenizer that is named and not there.
 
         Raises:
             ScorerSettingsError: the architecture is not in `config_dir`.
-            MissingWeightsError: the weight file.
+            MissingWeightsError: the weight file, or the tokenizer.
         """
         if self.settings.config_dir is not None:
             architecture_file(self.settings.config_dir, self.settings.model)
         if self.settings.weights_file is not None:
             existing_file(self.settings.weights_file, _SETTING)
+        if self.settings.tokenizer is not None:
+            existing_file(self.settings.tokenizer, TOKENIZER_SETTING)
 
     def is_here(self, cache_dir: Path) -> bool:
         """Return whether the weights are on this machine.

@@ -10,11 +10,14 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from basics.files import sha256_of
 from scorers.errors import WrongWeightsError
 from scorers.networks.clip import ClipEmbedder, load_state, make_model, make_tokenizer, preprocess_of
+from scorers.networks.digest import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -35,7 +38,7 @@ _MEASURED = {
 
 def make_embedder(
     state: dict[str, Tensor],
-    source: str,
+    path: Path,
     context: BuildContext,
     *,
     resize_mode: Literal["shortest", "longest"],
@@ -45,21 +48,23 @@ def make_embedder(
 
     Args:
         state: the tensors by open_clip's names.
-        source: their file, for messages.
+        path: the file that they are from.
         resize_mode: shortest: images fill the frame and are cropped; longest: they fit into it and are padded, black.
         key: of the embeddings that are cached with the images.
 
     Raises:
         WrongWeightsError: the tensors are not those of such a model.
     """
-    config = clip_h_config(state, source)
+    config = clip_h_config(state, str(path))
     model = make_model(config)
-    load_state(model, state, source)
+    load_state(model, state, str(path))
+    preprocess = preprocess_of(model.visual.image_size, {"resize_mode": resize_mode})
     return ClipEmbedder(
         model,
         partial(make_tokenizer, "ViT-H-14", config["text_cfg"]),
-        preprocess_of(model.visual.image_size, {"resize_mode": resize_mode}),
+        preprocess,
         width=config["embed_dim"],
+        digest=lambda: digest_of("clip-h", repr(config), sha256_of(path), repr(preprocess)),
         key=key,
         device=context.device,
         in_turns=context.in_turns,

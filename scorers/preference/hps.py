@@ -54,4 +54,4 @@ def build(settings: HpsSettings, context: BuildContext) -> HpsScorer:
 def _load(settings: HpsSettings, context: BuildContext) -> ClipEmbedder:
     path = resolve(settings.weights, kinds.HPS_V21, context.cache_dir)
     key = ("hps", settings, context.device)
-    return make_embedder(load_tensors(path), str(path), context, resize_mode="longest", key=key)
+    return make_embedder(load_tensors(path), path, context, resize_mode="longest", key=key)

@@ -67,5 +67,5 @@ def _load(settings: PickScoreSettings, context: BuildContext) -> ClipEmbedder:
             f"visual_projection.weight, got {', '.join(sorted(state)[:3])}: give another file with option 'weights'"
         )
     return make_embedder(
-        as_open_clip(state), str(path), context, resize_mode="shortest", key=("pickscore", settings, context.device)
+        as_open_clip(state), path, context, resize_mode="shortest", key=("pickscore", settings, context.device)
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from scorers.config import ClipModelSettings, ScorerSettings, SpecPath
 from scorers.kind import ScorerKind, by_name
 from scorers.networks.clip_files import ClipNeed
+from scorers.networks.tokenizer_files import TokenizerNeed
 from scorers.protocol import ScorerInfo
 from scorers.weights.folder import ModelFolder
 from scorers.weights.needs import Need
@@ -20,6 +21,17 @@ CLIP_SCORE = ScorerInfo(
     direction="maximize",
     # One point; the scores of matching images and prompts are about 20 to 35.
     unit=1.0,
+    range=(-100.0, 100.0),
+    scope="image",
+)
+
+SIGLIP_SCORE = ScorerInfo(
+    name="siglip_score",
+    label="SigLIP score",
+    summary="how well an image fits its prompt: 100 x cosine of their SigLIP embeddings; not the scale of clip_score",
+    direction="maximize",
+    # Half of the CLIP score's: an even chance of a match is at about 11 points, CLIP's matching pairs have 20 to 35.
+    unit=0.5,
     range=(-100.0, 100.0),
     scope="image",
 )
@@ -82,8 +94,20 @@ def _tag_recall_needs(settings: TagRecallSettings | None) -> tuple[Need, ...]:
     return (tagger_folder(settings),)
 
 
+class SigLipScoreSettings(ScorerSettings):
+    """Options of `siglip_score`."""
+
+    # That of `aesthetic_v25`, so that the two share it.
+    clip: ClipModelSettings = ClipModelSettings(model="ViT-SO400M-14-SigLIP-384", pretrained="webli")
+
+
 def _clip_needs(settings: ClipScoreSettings | None) -> tuple[Need, ...]:
     return (ClipNeed(settings=(settings or ClipScoreSettings()).clip),)
+
+
+def _siglip_needs(settings: SigLipScoreSettings | None) -> tuple[Need, ...]:
+    clip = (settings or SigLipScoreSettings()).clip
+    return ClipNeed(settings=clip), TokenizerNeed(settings=clip)
 
 
 KINDS = by_name(
@@ -92,6 +116,12 @@ KINDS = by_name(
         settings=ClipScoreSettings,
         builder="scorers.prompt_fit.clip_score:build",
         needs=_clip_needs,
+    ),
+    ScorerKind(
+        info=SIGLIP_SCORE,
+        settings=SigLipScoreSettings,
+        builder="scorers.prompt_fit.siglip_score:build",
+        needs=_siglip_needs,
     ),
     ScorerKind(
         info=TAG_RECALL,

@@ -87,8 +87,8 @@ def hps(state: State, pixels: torch.Tensor, tokens: torch.Tensor) -> torch.Tenso
         y = block(state, f"transformer.resblocks.{layer}", y, future)
     y = norm(state, "ln_final", y)
     texts = y[torch.arange(len(y)), tokens.argmax(dim=-1)] @ state["text_projection"]
-    products: torch.Tensor = (images * texts).sum(dim=-1)
-    return products / (images.norm(dim=-1) * texts.norm(dim=-1))
+    cosines: torch.Tensor = (images * texts).sum(dim=-1) / (images.norm(dim=-1) * texts.norm(dim=-1))
+    return cosines
 
 
 def test_a_score_is_a_hundred_times_the_authors_cosine(state: State, weights: Path, context: BuildContext) -> None:

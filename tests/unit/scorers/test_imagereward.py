@@ -114,11 +114,12 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
     return x * 0.5 * (1 + torch.erf(x / 2**0.5))
 
 
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
-    """Attention of one image and prompt: rows [n, d] look at rows [m, d]."""
-    query, key, value = (each.reshape(len(each), heads, -1).transpose(0, 1) for each in (query, key, value))
+def attend(rows: tuple[torch.Tensor, ...], heads: int) -> torch.Tensor:
+    """Attention of one image and prompt: rows are query [n, d], key [m, d] and value [m, d]."""
+    query, key, value = (each.reshape(len(each), heads, -1).transpose(0, 1) for each in rows)
     weight = (query @ key.mT / query.shape[-1] ** 0.5).softmax(dim=-1)
-    return (weight @ value).transpose(0, 1).flatten(1)
+    found: torch.Tensor = (weight @ value).transpose(0, 1).flatten(1)
+    return found
 
 
 def image_rows(state: State, pixels: torch.Tensor) -> torch.Tensor:
@@ -130,7 +131,7 @@ def image_rows(state: State, pixels: torch.Tensor) -> torch.Tensor:
     for layer in range(LAYERS):
         block = f"{name}.blocks.{layer}"
         mixed = linear(state, f"{block}.attn.qkv", norm(state, f"{block}.norm1", x, 1e-6))
-        x = x + linear(state, f"{block}.attn.proj", attend(*mixed.chunk(3, dim=-1), HEADS["image"]))
+        x = x + linear(state, f"{block}.attn.proj", attend(mixed.chunk(3, dim=-1), HEADS["image"]))
         hidden = gelu(linear(state, f"{block}.mlp.fc1", norm(state, f"{block}.norm2", x, 1e-6)))
         x = x + linear(state, f"{block}.mlp.fc2", hidden)
     return norm(state, f"{name}.norm", x, 1e-6)
@@ -150,7 +151,7 @@ def reward(state: State, pixels: torch.Tensor, tokens: list[int]) -> float:
             part = f"{block}.{attention}"
             query = linear(state, f"{part}.self.query", x)
             key, value = (linear(state, f"{part}.self.{each}", seen) for each in ("key", "value"))
-            found = linear(state, f"{part}.output.dense", attend(query, key, value, HEADS["text"]))
+            found = linear(state, f"{part}.output.dense", attend((query, key, value), HEADS["text"]))
             x = norm(state, f"{part}.output.LayerNorm", found + x, 1e-12)
         hidden = gelu(linear(state, f"{block}.intermediate.dense", x))
         x = norm(state, f"{block}.output.LayerNorm", linear(state, f"{block}.output.dense", hidden) + x, 1e-12)

@@ -68,6 +68,7 @@ def test_names_of_the_builtin_kinds_are_those_of_their_infos() -> None:
         name: name
         for name in (
             "clip_score",
+            "siglip_score",
             "pickscore",
             "hps",
             "imagereward",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import reduce
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scorer_helpers import TINY_SIGLIP, picture
+from siglip_reference import as_transformers
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from basics.files import sha256_of
@@ -59,34 +59,6 @@ def options(siglip_dir: Path) -> dict[str, object]:
 @pytest.fixture
 def settings(options: dict[str, object], siglip_dir: Path) -> AestheticV25Settings:
     return cast("AestheticV25Settings", registry.parse_settings("aesthetic_v25", options, siglip_dir))
-
-
-RENAMED = {
-    "blocks.": "encoder.layers.",
-    "patch_embed.proj": "embeddings.patch_embedding",
-    "norm1": "layer_norm1",
-    "norm2": "layer_norm2",
-    "attn.proj": "self_attn.out_proj",
-    "attn_pool.latent": "head.probe",
-    "attn_pool.norm": "head.layernorm",
-    "attn_pool.mlp": "head.mlp",
-    "attn_pool.proj": "head.attention.out_proj",
-}
-
-
-def as_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The image tower's weights under the names of google/siglip-so400m-patch14-384, in float64."""
-    tower = {key.removeprefix("visual.trunk."): value for key, value in state.items() if "visual.trunk." in key}
-    theirs = {"embeddings.position_embedding.weight": tower.pop("pos_embed")[0]}
-    for part in ("weight", "bias"):
-        theirs[f"post_layernorm.{part}"] = tower.pop(f"norm.{part}")
-        rows = [tower.pop(f"attn_pool.{name}.{part}") for name in ("q", "kv")]
-        theirs[f"head.attention.in_proj_{part}"] = torch.cat(rows)
-        for layer in range(2):
-            for name, value in zip("qkv", tower.pop(f"blocks.{layer}.attn.qkv.{part}").chunk(3), strict=True):
-                theirs[f"encoder.layers.{layer}.self_attn.{name}_proj.{part}"] = value
-    theirs |= {reduce(lambda name, each: name.replace(*each), RENAMED.items(), key): tower[key] for key in tower}
-    return {f"vision_model.{key}": value.double() for key, value in theirs.items()}
 
 
 def test_a_score_is_the_authors_formula_on_the_siglip_of_transformers(
