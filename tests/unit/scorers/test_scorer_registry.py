@@ -79,6 +79,7 @@ def test_names_of_the_builtin_kinds_are_those_of_their_infos() -> None:
             "kid",
             "frechet",
             "kernel",
+            "tone",
             "cmmd",
             "fd_dinov2",
             "sharpness",
