@@ -10,7 +10,7 @@ from scorers.kind import ScorerKind, by_name
 from scorers.networks.clip_files import ClipNeed
 from scorers.protocol import ScorerInfo
 from scorers.weights.folder import ModelFolder
-from scorers.weights.needs import Need
+from scorers.weights.needs import Need, Package
 from scorers.weights.public import HubFile
 
 CLIP_SCORE = ScorerInfo(
@@ -32,6 +32,22 @@ TAG_RECALL = ScorerInfo(
     unit=0.05,  # five percentage points
     range=(0.0, 1.0),
     scope="image",
+)
+
+TEXT_IN_IMAGE = ScorerInfo(
+    name="text_in_image",
+    label="text in image",
+    summary="share of the words in the prompt's quotation marks that are read in the image, by rapidocr",
+    direction="maximize",
+    unit=0.05,  # one more of twenty words
+    range=(0.0, 1.0),
+    scope="image",
+)
+
+#: rapidocr reads by onnxruntime, which it does not bring. The models in its package are of the same licence.
+RAPIDOCR = (
+    Package(module="rapidocr", extra="ocr", licence="Apache-2.0", size_bytes=27_300_000),
+    Package(module="onnxruntime", extra="ocr", licence="MIT"),
 )
 
 
@@ -66,6 +82,10 @@ class ClipScoreSettings(ScorerSettings):
     clip: ClipModelSettings = ClipModelSettings()
 
 
+class TextSettings(ScorerSettings):
+    """Options of `text_in_image`, which has none."""
+
+
 class TagRecallSettings(ScorerSettings):
     """Options of `tag_recall`."""
 
@@ -80,6 +100,10 @@ def tagger_folder(settings: TagRecallSettings | None) -> ModelFolder:
 
 def _tag_recall_needs(settings: TagRecallSettings | None) -> tuple[Need, ...]:
     return (tagger_folder(settings),)
+
+
+def _text_needs(_settings: TextSettings | None) -> tuple[Need, ...]:
+    return RAPIDOCR
 
 
 def _clip_needs(settings: ClipScoreSettings | None) -> tuple[Need, ...]:
@@ -98,5 +122,11 @@ KINDS = by_name(
         settings=TagRecallSettings,
         builder="scorers.prompt_fit.tag_recall:build",
         needs=_tag_recall_needs,
+    ),
+    ScorerKind(
+        info=TEXT_IN_IMAGE,
+        settings=TextSettings,
+        builder="scorers.prompt_fit.text_in_image:build",
+        needs=_text_needs,
     ),
 )

@@ -69,6 +69,7 @@ def test_names_of_the_builtin_kinds_are_those_of_their_infos() -> None:
         for name in (
             "clip_score",
             "tag_recall",
+            "text_in_image",
             "aesthetic",
             "aesthetic_v25",
             "clip_iqa",
