@@ -165,10 +165,12 @@ def _timm(settings: NetworkSettings, context: BuildContext) -> TimmFeatures:
     return context.shared.get(key, load)
 
 
-def references_of(folder: Path, network: FeatureNetwork, context: BuildContext) -> Tensor:
+def references_of(
+    folder: Path, network: FeatureNetwork, context: BuildContext, *, minimum: int = kinds.SET_MIN_IMAGES
+) -> Tensor:
     """Return the features of the reference images, computed once in each context; raises as `reference_features`."""
 
     def compute() -> Tensor:
-        return reference_features(folder, network, context.cache_dir, minimum=kinds.SET_MIN_IMAGES)
+        return reference_features(folder, network, context.cache_dir, minimum=minimum)
 
     return context.shared.get(("references", folder, network.digest), compute)

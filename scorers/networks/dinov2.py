@@ -86,15 +86,16 @@ def resampled_positions(positions: Tensor, patches: int) -> Tensor:
 
 
 def _load(network: str, path: Path) -> Any:
-    state = load_tensors(path)
+    state = {name: tensor.float() for name, tensor in load_tensors(path).items()}
     state.pop("mask_token", None)  # of training; timm's copy has none
     positions = state.get("pos_embed")
     patches = _INPUT_PIXELS // _PATCH_PIXELS
     if positions is not None and positions.ndim == 3 and _is_square(positions.shape[1] - 1):
-        state["pos_embed"] = resampled_positions(positions.float(), patches)
-    model = timm.create_model(network, pretrained=False, num_classes=0, img_size=_INPUT_PIXELS)
+        state["pos_embed"] = resampled_positions(positions, patches)
+    with torch.device("meta"):  # random weights of this size take seconds, and would be replaced
+        model = timm.create_model(network, pretrained=False, num_classes=0, img_size=_INPUT_PIXELS)
     try:
-        model.load_state_dict(state, strict=True)
+        model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise WrongWeightsError(
             f"{path} does not hold weights of {network!r} as timm or Meta publishes them ({first_finding(error)}): "

@@ -83,6 +83,7 @@ def _open(path: Path) -> Any:
     if (left := in_place_of_model(path)) is not None:
         raise WrongWeightsError(f"{path} {left}")
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # what is wrong with a file is said below
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -11,7 +11,7 @@ from scorers.networks.clip_files import ClipNeed
 from scorers.networks.tokenizer_files import TokenizerNeed
 from scorers.protocol import ScorerInfo
 from scorers.weights.folder import ModelFolder
-from scorers.weights.needs import Need
+from scorers.weights.needs import Need, Package
 from scorers.weights.public import HubFile
 
 CLIP_SCORE = ScorerInfo(
@@ -46,6 +46,22 @@ TAG_RECALL = ScorerInfo(
     scope="image",
 )
 
+TEXT_IN_IMAGE = ScorerInfo(
+    name="text_in_image",
+    label="text in image",
+    summary="share of the words in the prompt's quotation marks that are read in the image, by rapidocr",
+    direction="maximize",
+    unit=0.05,  # one more of twenty words
+    range=(0.0, 1.0),
+    scope="image",
+)
+
+#: rapidocr reads by onnxruntime, which it does not bring. The models in its package are of the same licence.
+RAPIDOCR = (
+    Package(module="rapidocr", extra="ocr", licence="Apache-2.0", size_bytes=27_300_000),
+    Package(module="onnxruntime", extra="ocr", licence="MIT"),
+)
+
 
 def _tagger_file(name: str, size_bytes: int, sha256: str | None = None) -> HubFile:
     """Return a file of WD ViT tagger v3.
@@ -78,6 +94,17 @@ class ClipScoreSettings(ScorerSettings):
     clip: ClipModelSettings = ClipModelSettings()
 
 
+class TextSettings(ScorerSettings):
+    """Options of `text_in_image`, which has none."""
+
+
+class SigLipScoreSettings(ScorerSettings):
+    """Options of `siglip_score`."""
+
+    # That of `aesthetic_v25`, so that the two share it.
+    clip: ClipModelSettings = ClipModelSettings(model="ViT-SO400M-14-SigLIP-384", pretrained="webli")
+
+
 class TagRecallSettings(ScorerSettings):
     """Options of `tag_recall`."""
 
@@ -94,11 +121,8 @@ def _tag_recall_needs(settings: TagRecallSettings | None) -> tuple[Need, ...]:
     return (tagger_folder(settings),)
 
 
-class SigLipScoreSettings(ScorerSettings):
-    """Options of `siglip_score`."""
-
-    # That of `aesthetic_v25`, so that the two share it.
-    clip: ClipModelSettings = ClipModelSettings(model="ViT-SO400M-14-SigLIP-384", pretrained="webli")
+def _text_needs(_settings: TextSettings | None) -> tuple[Need, ...]:
+    return RAPIDOCR
 
 
 def _clip_needs(settings: ClipScoreSettings | None) -> tuple[Need, ...]:
@@ -128,5 +152,11 @@ KINDS = by_name(
         settings=TagRecallSettings,
         builder="scorers.prompt_fit.tag_recall:build",
         needs=_tag_recall_needs,
+    ),
+    ScorerKind(
+        info=TEXT_IN_IMAGE,
+        settings=TextSettings,
+        builder="scorers.prompt_fit.text_in_image:build",
+        needs=_text_needs,
     ),
 )

@@ -21,7 +21,7 @@ from scorers.distances.distance import gaussian_distance, gaussian_reference
 from scorers.distances.embedding_kinds import CmmdSettings, Dinov2Settings
 from scorers.errors import MissingWeightsError, SuiteImagesError, WrongWeightsError
 from scorers.networks import clip
-from scorers.networks.dinov2 import resampled_positions
+from scorers.networks.dinov2 import Dinov2Features, resampled_positions
 from scorers.prompt_fit import clip_score
 from scorers.prompt_fit.kinds import ClipScoreSettings
 from scorers.protocol import SetScorer, SuiteImages
@@ -235,10 +235,8 @@ def test_timms_copy_of_dinov2_gives_the_same_features(dinov2_file: Path, tmp_pat
     state = torch.load(dinov2_file, weights_only=True)
     del state["mask_token"]
     save_file(state, tmp_path / "model.safetensors")
-    network = dinov2.Dinov2Features("tiny_dinov2", tmp_path / "model.safetensors")
-    assert torch.equal(
-        network.embed(suite.images), dinov2.Dinov2Features("tiny_dinov2", dinov2_file).embed(suite.images)
-    )
+    network = Dinov2Features("tiny_dinov2", tmp_path / "model.safetensors")
+    assert torch.equal(network.embed(suite.images), Dinov2Features("tiny_dinov2", dinov2_file).embed(suite.images))
 
 
 def test_weights_of_a_smaller_dinov2_are_refused(
@@ -259,7 +257,7 @@ def test_other_weights_in_place_of_dinov2_are_refused(
 ) -> None:
     torch.save(torch.load(dinov2_file, weights_only=True) | change, tmp_path / "other.pth")
     with pytest.raises(WrongWeightsError, match="does not hold weights of 'tiny_dinov2'"):
-        dinov2.Dinov2Features("tiny_dinov2", tmp_path / "other.pth")
+        Dinov2Features("tiny_dinov2", tmp_path / "other.pth")
 
 
 def test_dinov2_that_is_not_here_is_told_with_the_way_out(
