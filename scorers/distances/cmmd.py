@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from scorers.distances.distance import GaussianReference, gaussian_distance, gaussian_reference
 from scorers.distances.embedding_kinds import CLIP_OF_CMMD, CMMD
-from scorers.distances.scorers import DistanceScorer, references_of
+from scorers.distances.scorers import DistanceScorer, references_of, require_set
 from scorers.networks.clip import ClipEmbedder, shared_embedder
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class CmmdScorer(DistanceScorer):
         """Compute CMMD of embeddings [n, d], >= 0.
 
         Raises:
-            SuiteImagesError: n is smaller than `info.min_images`.
+            SuiteImagesError: n is smaller than 2.
         """
-        self.info.check_count(len(features))
+        require_set(features)
         return gaussian_distance(features, self._reference)
 
 

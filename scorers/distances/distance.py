@@ -2,7 +2,7 @@
 
 Notation: X [n, d] features of the images, Y [m, d] features of the references; n is small (8 to a few hundred), d about
 2048. Everything is computed in float64, exactly, without random subsets. The references are prepared once; the rest is
-cheap enough for a bootstrap.
+cheap enough to be computed without each of the prompts in turn.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def kernel_distance(features: Tensor, reference: KernelReference) -> float:
     """Compute the unbiased squared maximum mean discrepancy with the cubic kernel; it may be below 0.
 
     Binkowski et al. 2018, KID, https://arxiv.org/abs/1801.01401, but over all images at once instead of random subsets:
-    the expectation is the same, the variance is lower, and there are no random numbers. Repeated rows, as in a
-    bootstrap, count as pairs of equal images and increase the value.
+    the expectation is the same, the variance is lower, and there are no random numbers. Repeated rows
+    count as pairs of equal images and increase the value.
 
     Args:
         features: X [n, d], n >= 2, any float dtype.

@@ -20,6 +20,7 @@ from scorers.distances.distance import (
     kernel_reference,
 )
 from scorers.distances.references import reference_features
+from scorers.errors import SuiteImagesError
 from scorers.networks.features import FeatureNetwork, InceptionFeatures, TimmFeatures
 from scorers.weights.fetch import existing_file, resolve
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 #: Default unit of a distance on a timm network, as a share of the spread of the references.
 _UNIT_SHARE = 0.05
+_FEWEST = 2  # images that have a covariance
 
 
 class DistanceScorer:
@@ -53,6 +55,12 @@ class DistanceScorer:
         return images.memo(key, lambda: self._network.embed(images.images))
 
 
+def require_set(features: Tensor) -> None:
+    """Refuse features of which there is no distance. Standard errors need scores of fewer images than a suite has."""
+    if len(features) < _FEWEST:
+        raise SuiteImagesError(f"a distance of a set needs at least {_FEWEST} images, got {len(features)}")
+
+
 class FrechetScorer(DistanceScorer):
     """A scorer of the Fréchet distance between the features of the images and those of the references."""
 
@@ -64,9 +72,9 @@ class FrechetScorer(DistanceScorer):
         """Compute the Fréchet distance of features [n, d], >= 0.
 
         Raises:
-            SuiteImagesError: n is smaller than `info.min_images`.
+            SuiteImagesError: n is smaller than 2.
         """
-        self.info.check_count(len(features))
+        require_set(features)
         return frechet_distance(features, self._reference)
 
 
@@ -81,9 +89,9 @@ class KernelScorer(DistanceScorer):
         """Compute the kernel distance of features [n, d], around 0 for equal distributions.
 
         Raises:
-            SuiteImagesError: n is smaller than `info.min_images`.
+            SuiteImagesError: n is smaller than 2.
         """
-        self.info.check_count(len(features))
+        require_set(features)
         return kernel_distance(features, self._reference)
 
 
