@@ -12,8 +12,10 @@ and is only loaded when a study uses its name, so a broken plug-in does not stop
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
+import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,7 +24,9 @@ from pydantic import ValidationError
 from basics.messages import in_one_line, unknown_name
 from basics.settings import explain_all
 from scorers import config
+from scorers.aesthetics import anime_kinds as anime
 from scorers.aesthetics import kinds as aesthetics
+from scorers.distances import embedding_kinds as embedding_distances
 from scorers.distances import kinds as distances
 from scorers.errors import BrokenPluginError, ScorerSettingsError, UnknownScorerError
 from scorers.kind import ScorerKind
@@ -43,7 +47,14 @@ _log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=config.ScorerSettings)
 
 
-BUILTIN_KINDS: dict[str, ScorerKind] = {**prompt_fit.KINDS, **aesthetics.KINDS, **distances.KINDS, **pixels.KINDS}
+BUILTIN_KINDS: dict[str, ScorerKind] = {
+    **prompt_fit.KINDS,
+    **aesthetics.KINDS,
+    **anime.KINDS,
+    **distances.KINDS,
+    **embedding_distances.KINDS,
+    **pixels.KINDS,
+}
 
 
 def kinds() -> dict[str, ScorerKind]:
@@ -149,7 +160,12 @@ def build(kind: str, settings: config.ScorerSettings, context: BuildContext) -> 
         raise BrokenPluginError(f"scorer {kind!r} ended the process while it was built ({reason})") from error
 
 
-def _entry_points() -> dict[str, list[metadata.EntryPoint]]:
+def _entry_points() -> Mapping[str, list[metadata.EntryPoint]]:
+    return _entry_points_on(tuple(sys.path))
+
+
+@functools.cache  # to look through the folders takes 40 ms, and a list of studies asks for every scorer of each
+def _entry_points_on(_path: tuple[str, ...]) -> Mapping[str, list[metadata.EntryPoint]]:
     points: dict[str, list[metadata.EntryPoint]] = {}
     for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
         points.setdefault(point.name, []).append(point)

@@ -6,6 +6,7 @@ Nothing here uses the code under test: the keys come from published lists, and t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -58,6 +59,12 @@ def _dropped(key: str) -> bool:
 
 def random_tensors(architecture: str, seed: int, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
     """Draw values that keep activations finite: small weights, norms around one."""
+    drawn = _drawn(architecture, seed)
+    return {key: row.to(dtype if row.is_floating_point() else row.dtype, copy=True) for key, row in drawn.items()}
+
+
+@lru_cache(maxsize=3)  # drawing takes ten times as long as copying
+def _drawn(architecture: str, seed: int) -> Mapping[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for key, shape in small_shapes(architecture).items():
@@ -67,7 +74,7 @@ def random_tensors(architecture: str, seed: int, dtype: torch.dtype = torch.floa
         values = torch.randn(shape, generator=generator) * 0.04
         if ("norm" in key or ".ln_" in key) and key.endswith("weight"):
             values = 1 + values
-        tensors[key] = values.to(dtype)
+        tensors[key] = values
     return tensors
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -59,6 +61,17 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, files: Path | None = No
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(folder)
     return folder
+
+
+def run_in(folder: Path, *arguments: str | Path) -> str:
+    """Run `mergetune ARGUMENTS` in this process and a folder, for fixtures of wider scope; return what it printed."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        enter(folder, patch)
+        patch.setattr(sys, "argv", ["mergetune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main.run()
+    assert ended.value.code == 0, said.getvalue()
+    return said.getvalue()
 
 
 def run_program(folder: Path, *arguments: str, code: int = 0, threads: int | None = None) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
 
 from optimizer.trial.objective import SINGLE, Objective
 from search_spaces.blocks import Architecture
@@ -66,6 +67,9 @@ def store_study(
     parents = tuple(Parent(letter=file.letter, name=file.path.stem, sha256=file.sha256) for file in files)
     blueprint = Blueprint(architecture=Architecture.SD15, parents=parents, operations=spec.operations)
     told = optuna.load_study(study_name=name, storage=database.storage)
+    distributions: dict[str, BaseDistribution] = {
+        row.name: FloatDistribution(row.low, row.high) for row in space.parameters
+    }
     random = np.random.default_rng(seed)
     for number in range(trials):
         params = {row.name: float(random.uniform(row.low, row.high)) for row in space.parameters}
@@ -73,17 +77,21 @@ def store_study(
             params = dict.fromkeys(params, float(number))
         origin = Origin("parent", "AB"[number]) if number < len(parents) else Origin("sampler", "random")
         known = not (outside and number == 1)
-        told.enqueue_trial(params if known else {})
-        trial = told.ask()
-        if known:
-            params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
         stored_trials.start_trial(records, number, origin, blueprint.recipe(space.numbers_by_place(params)), "w")
         if number in failed:
             stored_trials.fail_trial(records, number, "w", Failure(kind="degenerate", reason="black images"))
-            told.tell(number, state=TrialState.FAIL)
-            continue
-        values = _record(records, number, objective, score(params))
-        told.tell(number, values if known else None, state=None if known else TrialState.PRUNED)
+            state, values = TrialState.FAIL, None
+        else:
+            state, values = TrialState.COMPLETE, _record(records, number, objective, score(params))
+        told.add_trial(  # at once: asked for, each of the parameters would be a transaction
+            create_trial(
+                state=state if known else TrialState.PRUNED,
+                values=values if known else None,
+                params=params if known else {},
+                distributions=distributions if known else {},
+                system_attrs={"fixed_params": params if known else {}},
+            )
+        )
     return records
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import open_clip
@@ -26,12 +27,13 @@ from basics.messages import first_line
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
 from scorers.networks.clip_files import architecture_file, fetch_tag, tag_config
+from scorers.networks.digest import digest_of
 from scorers.networks.inference import BATCH_SIZE, Runner
 from scorers.weights.fetch import existing_file
 from scorers.weights.tensors import is_torchscript, load_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -47,7 +49,7 @@ class ClipPlan:
     model: str
     config: dict[str, Any]  # open_clip's architecture, with the right activation
     file: Path
-    normalisation: Mapping[str, Any]  # of open_clip's tag; empty: OpenAI's
+    normalisation: Mapping[str, Any]  # as in open_clip's tags; empty: OpenAI's
 
 
 class ClipEmbedder:
@@ -60,21 +62,37 @@ class ClipEmbedder:
     def __init__(
         self,
         model: Any,
-        tokenize: Any,
+        make_tokenizer: Callable[[], Any],
         preprocess: Preprocess,
         *,
+        width: int,
+        digest: Callable[[], str],
         key: Hashable,
         device: str = "cpu",
         in_turns: bool = False,
     ) -> None:
         self._model = model.float().eval().requires_grad_(requires_grad=False)
         self._runner = Runner(self._model, device, in_turns=in_turns)
-        self._tokenize = tokenize
+        self._make_tokenizer = make_tokenizer
+        self._make_digest = digest
         self._key = key
         self._texts: dict[str, Tensor] = {}
         self.preprocess = preprocess
-        self.context_length: int = tokenize.context_length
-        self.width = self._encode_texts(["a"]).shape[-1]
+        self.width = width
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, loaded when first used: scorers of images alone need none, and SigLIP's is on the hub.
+
+        Raises:
+            MissingWeightsError: the hub does not provide it.
+        """
+        return self._make_tokenizer()
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of weights and preprocessing, as every `FeatureNetwork` has; a file of some GB takes seconds."""
+        return self._make_digest()
 
     @property
     def logit_scale(self) -> float:
@@ -83,17 +101,19 @@ class ClipEmbedder:
 
     def embed_images(self, images: SuiteImages) -> Tensor:
         """Embed the images: float32 [n, width]."""
-        return images.memo(("clip", self._key), lambda: self._encode_images(images.images))
+        return images.memo(("clip", self._key), lambda: self.embed(images.images))
 
     def embed_texts(self, prompts: Sequence[str]) -> Tensor:
-        """Embed the prompts: float32 [n, width]. Prompts are cut off after `context_length` tokens."""
+        """Embed the prompts: float32 [n, width]. Prompts are cut off after the tokenizer's `context_length`."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
         for start in range(0, len(new), BATCH_SIZE):
             batch = new[start : start + BATCH_SIZE]
             self._texts.update(zip(batch, self._encode_texts(batch), strict=True))
         return torch.stack([self._texts[prompt] for prompt in prompts])
 
-    def _encode_images(self, images: Sequence[Tensor]) -> Tensor:
+    def embed(self, images: Sequence[Tensor]) -> Tensor:
+        """Embed images, uint8 [3, h, w] of any sizes, without caching: float32 [n, width]."""
+
         def encode(batch: list[Tensor]) -> Tensor:
             embedded: Tensor = self._model.encode_image(prepare_batch(batch, self.preprocess, self._runner.device))
             return embedded
@@ -102,7 +122,7 @@ class ClipEmbedder:
 
     def _encode_texts(self, prompts: Sequence[str]) -> Tensor:
         with self._runner.on_device():
-            tokens = self._tokenize(list(prompts)).to(self._runner.device)
+            tokens = self.tokenizer(list(prompts)).to(self._runner.device)
             return F.normalize(self._model.encode_text(tokens).float().cpu(), dim=-1)
 
 
@@ -121,28 +141,37 @@ def load_embedder(settings: ClipModelSettings, device: str = "cpu", *, in_turns:
 
     Raises:
         ScorerSettingsError: open_clip has no such architecture or tag, or cannot build it.
-        MissingWeightsError: the weights or the tokenizer are missing and cannot be downloaded.
+        MissingWeightsError: the weights are missing and cannot be downloaded.
         WrongWeightsError: the file does not fit the architecture, may run code, or its activation is unknown.
     """
     plan = plan_model(settings)
     model = make_model(plan.config)
     load_weights(model, plan.file)
-    tokenizer = make_tokenizer(plan.model, plan.config["text_cfg"])
     preprocess = preprocess_of(model.visual.image_size, plan.normalisation)
-    return ClipEmbedder(model, tokenizer, preprocess, key=(settings, device), device=device, in_turns=in_turns)
+    return ClipEmbedder(
+        model,
+        partial(make_tokenizer, plan.model, plan.config["text_cfg"]),
+        preprocess,
+        width=plan.config["embed_dim"],
+        digest=lambda: digest_of("clip", repr(plan.config), sha256_of(plan.file), repr(preprocess)),
+        key=(settings, device),
+        device=device,
+        in_turns=in_turns,
+    )
 
 
 def plan_model(settings: ClipModelSettings) -> ClipPlan:
     """Choose architecture, activation, normalisation and file, without loading weights; raises as `load_embedder`."""
     config = _own_config(settings) or _builtin_config(settings.model)
     tag = tag_config(settings)
+    normalisation = tag or config.pop("preprocess_cfg", None) or _common_normalisation(settings)
     # The activation comes before the download, so that a contradiction is found first.
     quick_gelu = _needs_quick_gelu(settings, config, tag)
     file = settings.weights_file
     if file is None:
         file = fetch_tag(settings, tag)
     config["quick_gelu"] = quick_gelu
-    return ClipPlan(model=settings.model, config=config, file=file, normalisation=tag)
+    return ClipPlan(model=settings.model, config=config, file=file, normalisation=normalisation)
 
 
 def make_model(config: dict[str, Any]) -> Any:
@@ -231,7 +260,7 @@ def openai_digests() -> frozenset[str]:
 
 
 def preprocess_of(size: int | tuple[int, int], normalisation: Mapping[str, Any]) -> Preprocess:
-    """Return open_clip's preprocessing for an image size and a tag's normalisation; OpenAI's if that is empty."""
+    """Return open_clip's preprocessing for an image size and a tag's entry; OpenAI's if that is empty."""
     height, width = (size, size) if isinstance(size, int) else size
     return Preprocess(
         size=(height, width),
@@ -292,6 +321,18 @@ def _builtin_config(model: str) -> dict[str, Any]:
             "set config_dir for one of your own"
         )
     return dict(config)
+
+
+def _common_normalisation(settings: ClipModelSettings) -> Mapping[str, Any]:
+    """Return what all tags of a built-in architecture agree on, as those of a SigLIP do; empty if they do not."""
+    if settings.config_dir is not None:
+        return {}
+    tags = [
+        open_clip.get_pretrained_cfg(settings.model, name)
+        for name in open_clip.list_pretrained_tags_by_model(settings.model)
+    ]
+    same = all(preprocess_of(1, tag) == preprocess_of(1, tags[0]) for tag in tags)
+    return tags[0] if tags and same else {}
 
 
 def _needs_quick_gelu(settings: ClipModelSettings, config: Mapping[str, Any], tag: Mapping[str, Any]) -> bool:

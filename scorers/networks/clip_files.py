@@ -24,6 +24,17 @@ _HUB_NAMES = (
     "open_clip_pytorch_model.bin",
 )
 
+#: Sizes of usual models: four bytes for each parameter. open_clip knows no sizes.
+_SIZES_BYTES: dict[tuple[str, str | None], int] = {
+    ("ViT-L-14-quickgelu", "openai"): 1_710_000_000,
+    ("ViT-L-14-336-quickgelu", "openai"): 1_710_000_000,
+    ("ViT-SO400M-14-SigLIP-384", "webli"): 3_510_000_000,
+}
+
+#: Licences by tag; open_clip knows none. https://github.com/openai/CLIP/blob/main/LICENSE; SigLIP's are those of
+#: https://github.com/google-research/big_vision and of google/siglip-so400m-patch14-384 on the hub.
+_LICENCES: dict[str | None, str] = {"openai": "MIT", "webli": "Apache-2.0"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipNeed:
@@ -37,13 +48,11 @@ class ClipNeed:
 
     @property
     def size_bytes(self) -> int | None:
-        # Of the usual CLIP, 428 million parameters in float32; open_clip knows no sizes.
-        return 1_710_000_000 if self.settings == ClipModelSettings() else None
+        return _SIZES_BYTES.get((self.settings.model, self.settings.tag))
 
     @property
     def licence(self) -> str | None:
-        # https://github.com/openai/CLIP/blob/main/LICENSE; open_clip knows no licences.
-        return "MIT" if self.settings.tag == "openai" else None
+        return _LICENCES.get(self.settings.tag)
 
     @property
     def source(self) -> str:

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
-from command_line import Call, caller, enter
+from command_line import Call, caller, enter, run_in
 from demo_study import DEMO, short_spec
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from optimizer.cli import main
 from studies.spec.study import load_spec
 
 RATIOS = {"a": 0.1, "b": 0.4, "c": 0.5, "d": 0.6, "e": 0.9}
@@ -41,27 +40,20 @@ def merges(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = folder / "recipe.yaml"
     for name, ratio in RATIOS.items():
         recipe.write_text(yaml.safe_dump({"parents": parents, "ratio": ratio}))
-        _run("merge", str(recipe), "-o", str(folder / f"{name}.safetensors"))
+        run_in(folder, "merge", recipe, "-o", f"{name}.safetensors")
     recipe.unlink()
     return folder
 
 
 @pytest.fixture(scope="module")
 def played(merges: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a bracket of the merges that is over; read only."""
+    """A folder with a bracket of the merges that is over, and what was said of it; read only."""
     folder = tmp_path_factory.mktemp("played")
     spec = folder / "spec.yaml"
     spec.write_text(yaml.safe_dump(dict(SPEC)))
-    _run("bracket", str(merges), "--suite", str(spec), "--folder", str(folder / "bracket"))
-    return folder / "bracket"
-
-
-def _run(*arguments: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["mergetune", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main.run()
-    assert ended.value.code == 0
+    said = run_in(folder, "bracket", merges, "--suite", spec)
+    (folder / "said.txt").write_text(said)
+    return folder
 
 
 @pytest.fixture
@@ -77,7 +69,7 @@ def files(merges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.fixture
 def over(files: Path, played: Path) -> Path:
     """The current folder, with a bracket that is over as well; its checkpoints lay elsewhere."""
-    shutil.copytree(played, files / "bracket")
+    shutil.copytree(played / "bracket", files / "bracket")
     return files
 
 
@@ -91,8 +83,10 @@ def results(folder: Path = Path("bracket")) -> list[Any]:
     return found
 
 
-def test_five_merges_come_down_to_a_winner_and_the_spec_of_a_search(bracket: Call, files: Path, call: Call) -> None:
-    said = bracket("models", "--suite", "spec.yaml", code=0).out
+def test_five_merges_come_down_to_a_winner_and_the_spec_of_a_search(
+    played: Path, merges: Path, over: Path, call: Call
+) -> None:
+    said = (played / "said.txt").read_text()
     assert [len([each for each in results() if each["match"]["round"] == number]) for number in (1, 2, 3)] == [1, 2, 1]
     winner = said.split("1. ")[1].split()[0]
     with Image.open("bracket/bracket.png") as picture:
@@ -103,8 +97,8 @@ def test_five_merges_come_down_to_a_winner_and_the_spec_of_a_search(bracket: Cal
     assert page.count("<img") == 4 * 2 * 2  # matches, sides, images of a suite of two
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
-    spec = load_spec(files / "bracket" / "winners.yaml")
-    assert spec.parents[0] == files / "models" / f"{winner}.safetensors"
+    spec = load_spec(over / "bracket" / "winners.yaml")
+    assert spec.parents[0] == merges / f"{winner}.safetensors"
     assert len(spec.parents) == 4
     assert [prompt.prompt for prompt in spec.suite.prompts] == SPEC["suite"]["prompts"]
     assert "Start it with" in call("study", "check", "bracket/winners.yaml", code=0).out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,15 +52,18 @@ def metadata(path: Path) -> dict[str, str]:
 
 class TestTooLong:
     @pytest.mark.parametrize(
-        "histories",
-        [(models(52, "a"), models(52, "b")), (own_recipe(52), own_recipe(52))],
+        "history",
+        [
+            lambda letter: models(52, letter),
+            pytest.param(lambda _: own_recipe(52), marks=pytest.mark.slow),
+        ],
         ids=["models of two parents", "recipes of two parents"],
     )
     def test_a_merge_is_written_with_a_shorter_history_and_says_so(
-        self, call: Call, tmp_path: Path, histories: tuple[dict[str, str], dict[str, str]]
+        self, call: Call, tmp_path: Path, history: Callable[[str], dict[str, str]]
     ) -> None:
-        for seed, history in enumerate(histories):
-            write(tmp_path / f"{seed}.safetensors", seed, history)
+        for seed, letter in enumerate("ab"):
+            write(tmp_path / f"{seed}.safetensors", seed, history(letter))
         (tmp_path / "recipe.yaml").write_text("parents: [0.safetensors, 1.safetensors]\nvalues: {B: 0.5}\n")
         done = call("merge", "recipe.yaml", "-o", "merged.safetensors", code=0)
         assert "left out of the merge history: the file's header would have 104" in done.out
@@ -70,6 +74,7 @@ class TestTooLong:
         assert all(record["sd_merge_recipe"] is None for record in records.values())
         assert "left out" in stored["mergetune.history"]
 
+    @pytest.mark.slow
     def test_a_baked_lora_does_not_take_the_header_over_the_limit(self, call: Call, tmp_path: Path) -> None:
         path = tmp_path / "a.safetensors"
         write(path, 0)

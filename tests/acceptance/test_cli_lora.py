@@ -116,7 +116,9 @@ class TestBake:
         assert [parent["name"] for parent in recipe["parents"]] == ["a"]
         assert metadata["modelspec.title"] == "baked"
 
-    @pytest.mark.parametrize("suffix", ["pt", "pth", "bin", "ckpt"])
+    @pytest.mark.parametrize(
+        "suffix", ["pt", "ckpt", *(pytest.param(end, marks=pytest.mark.slow) for end in ("pth", "bin"))]
+    )
     def test_a_file_of_torch_save_is_baked_as_the_same_in_safetensors(
         self, call: Call, folder: Path, suffix: str
     ) -> None:
@@ -151,7 +153,7 @@ class TestBake:
 
 
 class TestExtract:
-    @pytest.mark.parametrize("naming", ["kohya", "diffusers"])
+    @pytest.mark.parametrize("naming", [pytest.param("kohya", marks=pytest.mark.slow), "diffusers"])
     def test_the_whole_difference_baked_onto_a_gives_bs_layers(self, call: Call, folder: Path, naming: str) -> None:
         done = call(
             "extract", "a.safetensors", "b.safetensors", "-o", "l.safetensors", "--rank", "999", "--naming", naming

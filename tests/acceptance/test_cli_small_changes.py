@@ -62,7 +62,12 @@ def arrived(change: Tensor, before: Path, after: Path) -> float:
 class TestBake:
     @pytest.mark.parametrize(
         ("dtype", "share", "advice"),
-        [("fp8", 0.01, "fp16"), ("fp8", 0.03, "fp16"), ("bf16", 0.001, "fp16"), ("fp16", 0.0001, "fp32")],
+        [
+            ("fp8", 0.01, "fp16"),
+            pytest.param("fp8", 0.03, "fp16", marks=pytest.mark.slow),
+            pytest.param("bf16", 0.001, "fp16", marks=pytest.mark.slow),
+            ("fp16", 0.0001, "fp32"),
+        ],
     )
     def test_the_share_that_is_in_the_file_is_told_with_a_dtype_that_keeps_more(
         self, call: Call, tmp_path: Path, dtype: str, share: float, advice: str
@@ -81,7 +86,14 @@ class TestBake:
         assert "what the merge changes" not in again.out
         assert arrived(change, tmp_path / f"a-{dtype}.safetensors", tmp_path / "better.safetensors") > 0.99
 
-    @pytest.mark.parametrize(("dtype", "share"), [("fp8", 0.5), ("bf16", 0.02), ("fp16", 0.01), ("fp32", 1e-5)])
+    @pytest.mark.parametrize(
+        ("dtype", "share"),
+        [
+            ("fp8", 0.5),
+            ("fp32", 1e-5),
+            *(pytest.param(*case, marks=pytest.mark.slow) for case in (("bf16", 0.02), ("fp16", 0.01))),
+        ],
+    )
     def test_nothing_is_said_of_a_change_that_arrives(self, call: Call, dtype: str, share: float) -> None:
         change_of(share)
         done = call("lora", "bake", f"a-{dtype}.safetensors", "style.safetensors", "-o", "baked.safetensors", code=0)
@@ -99,9 +111,9 @@ class TestMerge:
     @pytest.mark.parametrize(
         ("dtype", "ratio", "options", "advice"),
         [
-            ("fp8", 0.01, (), "fp16"),
+            pytest.param("fp8", 0.01, (), "fp16", marks=pytest.mark.slow),
             ("fp8", 0.99, (), "fp16"),  # nearer to B
-            ("bf16", 0.0005, (), "fp16"),
+            pytest.param("bf16", 0.0005, (), "fp16", marks=pytest.mark.slow),
             ("fp16", 0.0001, (), "fp32"),
             ("fp32", 0.0001, ("--dtype", "fp16"), "fp32"),
         ],
@@ -118,7 +130,14 @@ class TestMerge:
         assert sampled is not None
         assert 10 < int(sampled[1]) < int(sampled[2])
 
-    @pytest.mark.parametrize(("dtype", "ratio"), [("fp8", 0.5), ("bf16", 0.2), ("fp16", 0.01), ("fp16", 1)])
+    @pytest.mark.parametrize(
+        ("dtype", "ratio"),
+        [
+            ("bf16", 0.2),
+            ("fp16", 1),
+            *(pytest.param(*case, marks=pytest.mark.slow) for case in (("fp8", 0.5), ("fp16", 0.01))),
+        ],
+    )
     def test_nothing_is_said_of_a_merge_that_arrives(
         self, call: Call, tmp_path: Path, dtype: str, ratio: float
     ) -> None:
@@ -129,7 +148,7 @@ class TestMerge:
 
 
 class TestExtract:
-    @pytest.mark.parametrize("size", [2e-15, 1e-14])
+    @pytest.mark.parametrize("size", [pytest.param(2e-15, marks=pytest.mark.slow), 1e-14])
     def test_factors_that_underflow_are_told_apart_from_a_rank_too_small(
         self, call: Call, tmp_path: Path, size: float
     ) -> None:

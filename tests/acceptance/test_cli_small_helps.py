@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,19 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import Call
+from command_line import Call, run_in
 from demo_study import SMALL, write_spec
 
 CHANGES = {**SMALL, "study": "first", "budget": {"trials": 3}, "probes": {"uniform": [0.5], "profiles": 0}}
 MERGETUNE = [sys.executable, "-m", "optimizer.cli"]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the study `first` has ended; read only."""
+    folder = tmp_path_factory.mktemp("ended")
+    run_in(folder, "study", "start", write_spec(folder / "first.yaml", **CHANGES))
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -50,7 +59,7 @@ def test_a_study_that_ends_names_the_next_command_and_tells_a_command(folder: Pa
     assert told["MERGETUNE_ENDED_OUTCOME"] == "ended"
 
 
-@pytest.mark.parametrize("command", ["exit 3", "no-such-program-anywhere"])
+@pytest.mark.parametrize("command", ["exit 3", pytest.param("no-such-program-anywhere", marks=pytest.mark.slow)])
 def test_a_command_that_fails_is_told_and_harms_nothing(folder: Path, call: Call, command: str) -> None:
     spec = write_spec(folder / "first.yaml", **CHANGES)
     assert "--notify" in call("study", "start", spec, "--notify", command, code=0).err
@@ -74,8 +83,8 @@ def test_the_bell_rings_on_a_terminal_only() -> None:
     assert subprocess.run([sys.executable, "-c", ring], capture_output=True, check=True).stdout == b""
 
 
-def test_results_are_printed_as_json(folder: Path, call: Call) -> None:
-    call("study", "start", write_spec(folder / "first.yaml", **CHANGES), code=0)
+def test_results_are_printed_as_json(ended: Path, folder: Path, call: Call) -> None:
+    shutil.copytree(ended, folder, dirs_exist_ok=True)
     facts = json.loads(call("study", "show", "first", "--json", code=0).out)
     assert facts["study"] == "first"
     assert [trial["origin"] for trial in facts["trials"]] == ["parent A", "parent B", "uniform 0.5"]
@@ -92,8 +101,8 @@ def test_a_shell_completes_commands() -> None:
     assert {"resume", "rename", "report", "rescore"} <= set(done.stdout.split())
 
 
-def test_the_dashboard_opens_in_the_browser(folder: Path, call: Call) -> None:
-    call("study", "start", write_spec(folder / "first.yaml", **CHANGES), code=0)
+def test_the_dashboard_opens_in_the_browser(ended: Path, folder: Path) -> None:
+    shutil.copytree(ended, folder, dirs_exist_ok=True)
     browser = folder / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {folder}/opened\n')
     browser.chmod(0o755)

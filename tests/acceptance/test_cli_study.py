@@ -17,7 +17,7 @@ from pathlib import Path
 
 import browser as browsers
 import pytest
-from command_line import run_program as run
+from command_line import Call, caller, enter, run_in
 from demo_study import write_spec
 from safetensors import safe_open
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert 'Continue with: mergetune study resume "short"' in seen
     line = r"trial 2, 3/13 \| uniform 0.25: objective .*gain .*merge .* s, render .* s, score .* s"
     assert re.search(line, seen), seen
-    resumed = run(folder, "study", "resume", "short")
+    resumed = run_in(folder, "study", "resume", "short")
     assert "trial 12, 13/13" in resumed
     assert "trial 2, 3/13" not in resumed
     assert "final 7/7: trial " in resumed
@@ -55,16 +55,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_finished_study_is_listed_and_shown(folder: Path) -> None:
-    assert "13/13" in run(folder, "study", "list")
-    shown = run(folder, "study", "show", "short", "--trials")
+@pytest.fixture
+def call(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """The call of `mergetune ARGUMENTS` in this process, and in the folder of the study unless a test goes on."""
+    enter(folder, monkeypatch)
+    return caller(monkeypatch, capsys)
+
+
+def test_a_finished_study_is_listed_and_shown(call: Call) -> None:
+    assert "13/13" in call("study", "list", code=0).out
+    shown = call("study", "show", "short", "--trials", code=0).out
     assert "parent A" in shown
     assert "best" in shown
     assert "13 trials complete, 0 failed" in shown
 
 
-def test_resuming_a_finished_study_says_how_to_add_trials(folder: Path) -> None:
-    assert "--trials N" in run(folder, "study", "resume", "short.yaml")
+def test_resuming_a_finished_study_says_how_to_add_trials(call: Call) -> None:
+    assert "--trials N" in call("study", "resume", "short.yaml", code=0).out
 
 
 def verdict(shown: str) -> str:
@@ -74,19 +81,22 @@ def verdict(shown: str) -> str:
     return found[0]
 
 
-def test_the_final_is_held_when_the_budget_is_spent_and_shown_again_without_rendering(folder: Path) -> None:
-    shown = run(folder, "study", "show", "short")
+def test_the_final_is_held_when_the_budget_is_spent_and_shown_again_without_rendering(call: Call) -> None:
+    shown = call("study", "show", "short", code=0).out
     assert "8 images that the search never saw" in shown
     assert "final 1/" not in shown
-    again = run(folder, "study", "finish", "short")
+    again = call("study", "finish", "short", code=0).out
     assert "final 7/7" in again
     assert verdict(again) == verdict(shown)
     assert "outdated" not in again
-    assert "final 1/" not in run(folder, "study", "resume", "short")
+    assert "final 1/" not in call("study", "resume", "short", code=0).out
 
 
-def test_best_is_what_the_final_chose_until_a_trial_outdates_it(folder: Path, tmp_path: Path) -> None:
+def test_best_is_what_the_final_chose_until_a_trial_outdates_it(
+    folder: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copy(folder / "mergetune.db", tmp_path)
+    monkeypatch.chdir(tmp_path)
     with closing(sqlite3.connect(tmp_path / "mergetune.db")) as database:
         query = (
             "SELECT finalist.number FROM mergetune_finals finalist JOIN mergetune_trials trial USING (number) WHERE "
@@ -97,32 +107,32 @@ def test_best_is_what_the_final_chose_until_a_trial_outdates_it(folder: Path, tm
             database.execute("UPDATE mergetune_finals SET chosen = (number = ?)", (last,))
             surely = """json_set(held_out, '$.objective', json('[0.4, 0.2, 0.6, "B"]'))"""
             database.execute(f"UPDATE mergetune_finals SET held_out = {surely} WHERE chosen")
-        said = run(tmp_path, "export", "short", "--recipe", "winner.yaml")
+        said = call("export", "short", "--recipe", "winner.yaml", code=0).out
         assert f"best: trial {last} (the final's choice): +0.4 (+0.2 to +0.6) held out" in said
         assert f"(trial {last}, " in said
-        assert "best (the final's choice): " in run(tmp_path, "study", "show", "short")
+        assert "best (the final's choice): " in call("study", "show", "short", code=0).out
         with database:
             database.execute("UPDATE mergetune_finals SET complete_trials = complete_trials - 1")
-    said = run(tmp_path, "export", "short", "--recipe", "observed.yaml")
+    said = call("export", "short", "--recipe", "observed.yaml", code=0).out
     assert "the final is outdated" in said
     assert f"(trial {last}, " not in said
-    assert 'mergetune study finish "short"' in run(tmp_path, "study", "show", "short")
+    assert 'mergetune study finish "short"' in call("study", "show", "short", code=0).out
 
 
-def test_starting_it_again_is_refused_and_offers_resume(folder: Path) -> None:
-    assert 'mergetune study resume "short"' in run(folder, "study", "start", "short.yaml", code=2)
+def test_starting_it_again_is_refused_and_offers_resume(call: Call) -> None:
+    assert 'mergetune study resume "short"' in call("study", "start", "short.yaml", code=2).err
 
 
-def test_the_best_is_exported_proven_and_never_overwritten_by_accident(folder: Path) -> None:
-    said = run(folder, "export", "short", "-o", "best.safetensors")
+def test_the_best_is_exported_proven_and_never_overwritten_by_accident(folder: Path, call: Call) -> None:
+    said = call("export", "short", "-o", "best.safetensors", code=0).out
     assert "tensors of the file are equal, to the bit, to the merge in memory" in said
     assert "all 8 renders of the file are identical, to the bit, to those that were scored" in said
     with safe_open(folder / "best.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["mergetune.study"])["name"] == "short"
     before = (folder / "best.safetensors").read_bytes()
-    assert "--force" in run(folder, "export", "short", "-o", "best.safetensors", code=2)
+    assert "--force" in call("export", "short", "-o", "best.safetensors", code=2).err
     assert (folder / "best.safetensors").read_bytes() == before
-    inspected = run(folder, "inspect", "best.safetensors")
+    inspected = call("inspect", "best.safetensors", code=0).out
     assert "sd15" in inspected
     assert "mergetune.recipe" in inspected
 

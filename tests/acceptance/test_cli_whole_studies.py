@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
-from command_line import Call
+from command_line import Call, run_in
 from demo_study import SMALL, write_spec
 
 from studies.files.artifacts import Artifacts
@@ -25,10 +26,18 @@ CHANGES = {
 }
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the study `first` has ended; read only."""
+    folder = tmp_path_factory.mktemp("ended")
+    run_in(folder, "study", "start", write_spec(folder / "first.yaml", **CHANGES))
+    return folder
+
+
 @pytest.fixture
-def database(folder: Path, call: Call) -> Iterator[Database]:
+def database(ended: Path, folder: Path) -> Iterator[Database]:
     """The database of the current folder, in which the study `first` has ended."""
-    call("study", "start", write_spec(folder / "first.yaml", **CHANGES), code=0)
+    shutil.copytree(ended, folder, dirs_exist_ok=True)
     opened = open_database(f"sqlite:///{folder}/mergetune.db", create=False)
     yield opened
     opened.close()

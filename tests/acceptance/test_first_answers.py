@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from test_documentation import every_command
 
 from studies.records.database import open_database
 
+ROOT = Path(__file__).parents[2]
 HEAVY = frozenset({"torch", "diffusers", "transformers", "open_clip", "timm", "torchvision"}) | frozenset(
     {"scipy", "sklearn", "pandas", "matplotlib", "plotly", "ray", "optuna_dashboard"}
 )
@@ -104,29 +105,61 @@ class Answer:
     packages: frozenset[str]
 
 
-def answer(folder: Path, *arguments: str) -> Answer:
-    """Run `mergetune ARGUMENTS` from a folder as a process of its own."""
-    report = folder / "modules.json"
-    program = (
-        "import atexit, json, sys\n"
-        f"sys.argv = ['mergetune', *{arguments!r}]\n"
-        f"atexit.register(lambda: open({str(report)!r}, 'w').write(json.dumps(sorted(sys.modules))))\n"
-        "from optimizer.cli.__main__ import run\n"
-        "run()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
+# For each line of arguments a process is forked that has imported what every command needs, and nothing heavy.
+FORKING = """
+import importlib, json, os, sys, traceback
+for name in ("optimizer.cli.__main__", "optimizer.cli.main", "studies.spec.study"):
+    importlib.import_module(name)
+for line in sys.stdin:
+    if os.fork():
+        print(os.wait()[1], flush=True)
+        continue
+    code, sys.argv = 1, ["mergetune", *json.loads(line)]
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    os.dup2(os.open("err.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    os.dup2(0, 1)
+    try:
+        sys.modules["optimizer.cli.__main__"].run()
+    except SystemExit as left:
+        code = left.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stderr.flush()
+    with open("modules.json", "w") as report:
+        json.dump([code, sorted(sys.modules)], report)
+    os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def forking(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that forks another for each command, in the folder of what is lost."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKING],
         cwd=folder,
-        env={name: value for name, value in os.environ.items() if name not in VARIABLES},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
+        env={name: value for name, value in os.environ.items() if name not in VARIABLES} | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=120,
-    )
-    packages = frozenset(name.split(".")[0] for name in json.loads(report.read_text()))
-    assert "optimizer" in packages
-    return Answer(done.returncode, done.stderr, packages)
+    ) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def answer(folder: Path, forking: subprocess.Popen[str]) -> Callable[..., Answer]:
+    """Run `mergetune ARGUMENTS` as a process of its own."""
+
+    def run(*arguments: str) -> Answer:
+        assert forking.stdin is not None
+        assert forking.stdout is not None
+        forking.stdin.write(json.dumps(arguments) + "\n")
+        forking.stdin.flush()
+        assert forking.stdout.readline() == "0\n"
+        code, modules = json.loads((folder / "modules.json").read_text())
+        return Answer(code, (folder / "err.txt").read_text(), frozenset(name.split(".")[0] for name in modules))
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +196,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def refused_without(packages: frozenset[str], folder: Path, *arguments: str) -> None:
-    """Check that a command refuses its arguments in one line, and has imported none of these packages."""
-    given = answer(folder, *arguments)
+def refused_without(packages: frozenset[str], given: Answer) -> None:
+    """Check that a command refused its arguments in one line, and imported none of these packages."""
     assert given.code == 2, given.err
     assert given.err.startswith("error: "), given.err
     assert given.err.count("\n") == 1, given.err
@@ -177,13 +209,17 @@ def test_every_command_that_reads_files_has_a_budget() -> None:
 
 
 @pytest.mark.parametrize("words", PATHS)
-def test_a_path_that_leads_nowhere_is_told_before_anything_heavy_is_imported(words: str, folder: Path) -> None:
-    refused_without(HEAVY | STORAGE, folder, *words.split(), *PATHS[words])
+def test_a_path_that_leads_nowhere_is_told_before_anything_heavy_is_imported(
+    words: str, answer: Callable[..., Answer]
+) -> None:
+    refused_without(HEAVY | STORAGE, answer(*words.split(), *PATHS[words]))
 
 
 @pytest.mark.parametrize("arguments", LATER_PATHS, ids=" ".join)
-def test_so_is_one_that_a_file_or_a_later_argument_names(arguments: tuple[str, ...], folder: Path) -> None:
-    refused_without(HEAVY | STORAGE, folder, *arguments)
+def test_so_is_one_that_a_file_or_a_later_argument_names(
+    arguments: tuple[str, ...], answer: Callable[..., Answer]
+) -> None:
+    refused_without(HEAVY | STORAGE, answer(*arguments))
 
 
 OF_STUDIES = [words for words, behind in PATHS.items() if "somebody" in behind and "lost.yaml" not in behind]
@@ -193,12 +229,14 @@ FEW = {"study show", "export"}
 @pytest.mark.parametrize(
     "words", [pytest.param(words, marks=[] if words in FEW else [pytest.mark.slow]) for words in OF_STUDIES]
 )
-def test_a_study_that_is_not_in_the_database_is_told_by_what_opens_it_alone(words: str, folder: Path) -> None:
-    refused_without(HEAVY, folder, *words.split(), *PATHS[words], "--storage", "empty.db")
+def test_a_study_that_is_not_in_the_database_is_told_by_what_opens_it_alone(
+    words: str, answer: Callable[..., Answer]
+) -> None:
+    refused_without(HEAVY, answer(*words.split(), *PATHS[words], "--storage", "empty.db"))
 
 
 @pytest.mark.parametrize("words", ["scorers", "spaces"])
-def test_lists_need_nothing_heavy(words: str, folder: Path) -> None:
-    given = answer(folder, words)
+def test_lists_need_nothing_heavy(words: str, answer: Callable[..., Answer]) -> None:
+    given = answer(words)
     assert given.code == 0, given.err
     assert given.packages & (HEAVY | STORAGE) == set()

@@ -201,7 +201,7 @@ def fuzzing(cases: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
 # ------------------------------------------------------------------------------------- specs, recipes
 
 
-@many(50, 700)
+@many(25, 700)
 def test_specs(cases: int, sandbox: Sandbox) -> None:
     @fuzzing(cases)
     @example(text=yaml.safe_dump(dict(SPEC)))
@@ -219,7 +219,7 @@ def test_specs(cases: int, sandbox: Sandbox) -> None:
     assert sandbox.outcomes["study", 0] > cases // 30
 
 
-@many(60, 600)
+@many(30, 600)
 def test_recipes(cases: int, sandbox: Sandbox) -> None:
     @fuzzing(cases)
     @example(text=yaml.safe_dump(dict(RECIPE)), name="mine.yaml", write=True)
@@ -284,7 +284,7 @@ def header_of(path: Path) -> bytes:
     return content[8 : 8 + int.from_bytes(content[:8], "little")]
 
 
-@many(60, 600)
+@many(30, 600)
 def test_pickles(cases: int, sandbox: Sandbox) -> None:
     @fuzzing(cases)
     @given(content=pickle_files((sandbox.folder / "a.ckpt").read_bytes()))
@@ -312,7 +312,7 @@ def stored(sandbox: Sandbox) -> tuple[Any, Any]:
     return json.loads(spec), json.loads(recipe)
 
 
-@many(150, 1000)
+@many(75, 1000)
 def test_texts_of_a_database(cases: int, stored: tuple[Any, Any]) -> None:
     read = Counter[str]()
 

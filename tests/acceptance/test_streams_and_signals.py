@@ -73,7 +73,12 @@ def test_no_file_is_opened_in_the_place_of_a_closed_stream(tmp_path: Path) -> No
 # -------------------------------------------------------------------------------- nobody reads, no room
 
 
-PRINTING = ["--help", "--version", "spaces", "scorers", "study --help", "study list --storage empty.db"]
+PRINTING = [
+    "spaces",
+    "study --help",
+    "study list --storage empty.db",
+    *(pytest.param(words, marks=pytest.mark.slow) for words in ("--help", "--version", "scorers")),
+]
 
 
 @pytest.mark.parametrize("words", PRINTING)
@@ -133,7 +138,9 @@ def test_a_study_goes_on_when_the_reader_of_its_output_has_left(reader: str, tmp
 # ---------------------------------------------------------------------------------------- the terminal
 
 
-@pytest.mark.parametrize("columns", ["0", "abc", "-5", "1", "99999999999", ""])
+@pytest.mark.parametrize(
+    "columns", ["0", "abc", "", *(pytest.param(width, marks=pytest.mark.slow) for width in ("-5", "1", "99999999999"))]
+)
 def test_a_width_that_no_terminal_has_is_ignored(columns: str, tmp_path: Path) -> None:
     usual = shell(tmp_path, "mergetune spaces").stdout
     assert "composition" in usual
@@ -144,12 +151,12 @@ def test_a_width_that_no_terminal_has_is_ignored(columns: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     "variables",
     [
-        {"PYTHONIOENCODING": "ascii"},
+        pytest.param({"PYTHONIOENCODING": "ascii"}, marks=pytest.mark.slow),
         {"LC_ALL": "C", "LANG": "C"},
         {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-        {"LC_ALL": "no_SUCH.locale", "PYTHONIOENCODING": "latin-1"},
-        {"TERM": "dumb"},
         {"TERM": "no-such-terminal", "PYTHONIOENCODING": "ascii"},
+        pytest.param({"LC_ALL": "no_SUCH.locale", "PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.slow),
+        pytest.param({"TERM": "dumb"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -202,8 +209,17 @@ sys.meta_path.insert(0, Loss())
 """
 
 
-@pytest.mark.parametrize("library", ["rich", "sqlalchemy", "optuna"])
-@pytest.mark.parametrize("how", ["caught", "taken_for_a_failure", "in_a_callback"])
+LOSSES = {"rich": "caught", "sqlalchemy": "taken_for_a_failure", "optuna": "in_a_callback"}
+
+
+@pytest.mark.parametrize(
+    ("library", "how"),
+    [
+        pytest.param(library, how, marks=() if LOSSES[library] == how else pytest.mark.slow)
+        for library in LOSSES
+        for how in LOSSES.values()
+    ],
+)
 def test_an_interrupt_that_a_library_swallows_is_not_lost(library: str, how: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         SWALLOWED.replace("LIBRARY", repr(library)).replace("HOW", f"{how}()"), encoding="utf-8"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
 import threading
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ HELD_OUT: Mapping[str, Gain | None] = {
 OUTDATED = ("outdated", "lost and outdated")
 FRONTS = ("front", "front lost", "front of a parent")
 STUDIES = ("none", "parent", *HELD_OUT, *FRONTS)
+FAST = ("none", "confirmed", "lost and outdated", "front lost", "front of a parent")
+# For what takes seconds: the others differ in nothing that a faster test of the same study does not show.
+SOME = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in STUDIES]
 REFUSED = ("parent", "lost", "failed", "lost and outdated", "front lost", "front of a parent")
 
 
@@ -160,6 +164,21 @@ def folder(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def described(stored: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a folder in which a study is described for the dashboard, which takes seconds."""
+
+    @functools.cache
+    def describe(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("described")
+        shutil.copytree(stored.parent, folder, dirs_exist_ok=True)
+        records = open_records(folder, name)
+        describe_study(records, Artifacts.beside(records.database.url))
+        return folder
+
+    return describe
+
+
 @pytest.fixture
 def call(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     return caller(monkeypatch, capsys)
@@ -224,7 +243,7 @@ def reported(folder: Path, name: str) -> tuple[Results, Verdict]:
 
 
 class TestEveryPlaceNamesTheSameTrial:
-    @pytest.mark.parametrize("name", STUDIES)
+    @pytest.mark.parametrize("name", SOME)
     def test_the_command_line(self, folder: Path, call: Call, name: str) -> None:
         shown = call("study", "show", name, code=0).out
         compared = call("study", "compare", "other", name, code=0).out
@@ -270,11 +289,11 @@ class TestEveryPlaceNamesTheSameTrial:
             claimed = [heading for heading, _ in sheet.columns if re.search(r"\+(?!0 )[\d.]+ \(", heading)]
             assert not (claimed and name in ("lost", "failed", "lost and outdated", "front lost")), claimed
 
-    @pytest.mark.parametrize("name", STUDIES)
-    def test_the_dashboard(self, folder: Path, name: str) -> None:
+    @pytest.mark.parametrize("name", SOME)
+    def test_the_dashboard(self, described: Callable[[str], Path], name: str) -> None:
+        folder = described(name)
         records, number = open_records(folder, name), expected(folder, name)
         artifacts = Artifacts.beside(records.database.url)
-        describe_study(records, artifacts)
         in_optuna = optuna_study(records)
         said = str(in_optuna.user_attrs["best"])
         assert number_in(said) == number
@@ -352,10 +371,13 @@ def test_a_gain_that_the_final_refuted_is_not_shown_as_the_result(folder: Path, 
     assert not re.search(r"[+-]\d", row), "a number looks like a result"
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_an_export_is_offered_where_it_is_not_refused(folder: Path, call: Call, name: str) -> None:
+@pytest.mark.parametrize("name", SOME)
+def test_an_export_is_offered_where_it_is_not_refused(
+    described: Callable[[str], Path], call: Call, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = described(name)
+    monkeypatch.chdir(folder)
     records = open_records(folder, name)
-    describe_study(records, Artifacts.beside(records.database.url))
     note, (_, verdict) = get_note(optuna_study(records)), reported(folder, name)
     refused = name in REFUSED
     following = note[note.index("Next:") :]

@@ -18,7 +18,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 from alembic import command
-from command_line import Call, caller, enter, run_program
+from command_line import Call, caller, enter
 from real_databases import new_postgresql_url
 from stored_study import store_study
 
@@ -189,7 +189,7 @@ def test_looking_leaves_a_folder_that_could_be_written_as_it_was(folder: Path, c
 
 
 @pytest.mark.parametrize("left", ["closed", "open", "killed", "log alone", "no log"])
-@pytest.mark.parametrize("kind", ["rights", "mount"])
+@pytest.mark.parametrize("kind", [pytest.param("rights", marks=pytest.mark.slow), "mount"])
 def test_what_was_stored_last_is_read_in_whatever_state_a_file_was_left(kind: str, left: str, tmp_path: Path) -> None:
     folder = tmp_path / "left"
     folder.mkdir()
@@ -269,31 +269,34 @@ def make_older(url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_an_older_schema_is_said_in_one_line_and_left_alone_until_it_is_migrated(kind: str, tmp_path: Path) -> None:
+def test_an_older_schema_is_said_in_one_line_and_left_alone_until_it_is_migrated(
+    kind: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = new_postgresql_url() if kind == "postgresql" else f"sqlite:///{tmp_path}/study.db"
     make_older(url)
-    refused = run_program(tmp_path, "study", "list", "--storage", url, code=2)
+    refused = call("study", "list", "--storage", url, code=2).err
     assert "older mergetune (0001" in refused
     first = refused[refused.index("`") + 1 : refused.rindex("`")]
     assert first == f"mergetune study migrate --storage {storage_argument(url)}"
     assert refused.count("\n") == 1
     assert revision_of(url) == "0001"
     (tmp_path / "elsewhere").mkdir()
-    told = run_program(tmp_path / "elsewhere", *shlex.split(first)[1:])
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    told = call(*shlex.split(first)[1:], code=0).out
     assert told == f"the study database {redacted(url)} was brought from schema 0001 to {revision_of(url)}\n"
     assert revision_of(url) != "0001"
     assert list((tmp_path / "elsewhere").iterdir()) == []
-    run_program(tmp_path, "study", "list", "--storage", url)
+    call("study", "list", "--storage", url, code=0)
 
 
-def test_migrate_says_whether_it_made_the_database(tmp_path: Path) -> None:
-    assert "mergetune.db was made" in run_program(tmp_path, "study", "migrate")
-    again = run_program(tmp_path, "study", "migrate")
+def test_migrate_says_whether_it_made_the_database(tmp_path: Path, call: Call) -> None:
+    assert "mergetune.db was made" in call("study", "migrate", code=0).out
+    again = call("study", "migrate", code=0).out
     assert (
         again == f"the study database {tmp_path}/mergetune.db has this version's schema already ({current_schema()})\n"
     )
     url = new_postgresql_url()
-    assert "was made" in run_program(tmp_path, "study", "migrate", "--storage", url)
+    assert "was made" in call("study", "migrate", "--storage", url, code=0).out
 
 
 def test_a_warm_start_from_an_older_database_names_that_one(tmp_path: Path) -> None:
@@ -329,7 +332,7 @@ def test_a_database_without_a_study_is_told_and_gets_no_tables(tmp_path: Path) -
     assert [(file.name, file.stat().st_size) for file in tmp_path.iterdir()] == [("study.db", 0)]
 
 
-@pytest.mark.parametrize("kind", ["rights", "mount"])
+@pytest.mark.parametrize("kind", ["rights", pytest.param("mount", marks=pytest.mark.slow)])
 def test_a_command_that_writes_says_what_is_read_only(kind: str, folder: Path) -> None:
     words = ["study", "stop", "first", "--storage", str(folder / "study.db")]
     done = run_read_only(kind, folder, "-m", "optimizer.cli", *words)

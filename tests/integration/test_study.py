@@ -134,15 +134,20 @@ def test_a_study_stopped_and_reopened_again_and_again_goes_the_same_way(finished
     assert scores_of(interrupted) == scores_of(finished)
 
 
-def test_a_study_on_postgresql_goes_the_same_way(finished: ShortStudy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trials", [3, pytest.param(13, marks=pytest.mark.slow)])
+def test_a_study_on_postgresql_goes_the_same_way(trials: int, finished: ShortStudy, tmp_path: Path) -> None:
     short = begin(tmp_path, url=new_postgresql_url())
-    short.run()
-    assert params_of(short) == params_of(finished)
-    assert scores_of(short) == scores_of(finished)
+    short.run(stop_after=trials)
+    assert params_of(short) == params_of(finished)[:trials]
+    assert scores_of(short) == scores_of(finished)[:trials]
     short.database.close()
 
 
-def test_kill_9_loses_only_the_trial_in_progress(finished: ShortStudy, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("killed", "stop_after"), [((2,), 3), pytest.param((2, 6), None, marks=pytest.mark.slow)])
+def test_kill_9_loses_only_the_trial_in_progress(
+    killed: tuple[int, ...], stop_after: int | None, finished: ShortStudy, tmp_path: Path
+) -> None:
+    """Killed when so many trials are complete."""
     short = begin(tmp_path)
     code = (
         "import sys; sys.path[:0] = sys.argv[2].split(':')\n"
@@ -151,7 +156,7 @@ def test_kill_9_loses_only_the_trial_in_progress(finished: ShortStudy, tmp_path:
         "print('ready', flush=True); reopen(Path(sys.argv[1])).run()"
     )
     paths = f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"
-    for wanted in (2, 6):
+    for wanted in killed:
         process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), paths, str(torch.get_num_threads())])
         deadline = time.monotonic() + 120
         while len(stored_trials.load_trials(short.records)) <= wanted:
@@ -162,9 +167,11 @@ def test_kill_9_loses_only_the_trial_in_progress(finished: ShortStudy, tmp_path:
         process.wait()
         trials = stored_trials.load_trials(short.records)
         assert sum(trial.state == "complete" for trial in trials) >= wanted
-    reopen(tmp_path).run()
-    assert params_of(short) == params_of(finished)
-    assert scores_of(short) == scores_of(finished)
+    reopen(tmp_path).run(stop_after)
+    done = len(params_of(short))
+    assert done >= (13 if stop_after is None else killed[-1] + stop_after)
+    assert params_of(short) == params_of(finished)[:done]
+    assert scores_of(short) == scores_of(finished)[:done]
     assert {trial.state for trial in stored_trials.load_trials(short.records)} == {"complete"}
 
 

@@ -214,8 +214,8 @@ def _scores_table(
 
 def _titled(study: StoredStudy, trial: StoredTrial) -> str:
     """Return what a trial is, for the head of a column; a parent also by its file."""
-    files = {parent.letter: parent.path.stem for parent in study.parents}
-    return trial.title if trial.origin.parent is None else f"{trial.title}\n{files[trial.origin.parent]}"
+    letter = trial.origin.parent
+    return trial.title if letter is None else f"{trial.title}\n{study.parent_file(letter).path.stem}"
 
 
 def _is_its_only_score(objective: Objective, means: Iterable[Mapping[str, float]]) -> bool:

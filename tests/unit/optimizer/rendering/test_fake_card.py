@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fake_card import CARD, FakeCard, registered_worker
-from live import weighted
+from live import weighted, with_small_unet
 from marked_files import COSXL, PLAYGROUND, V_PRED, ZERO_SNR, write_header, write_marked
 from merge_cases import Case
 from small_files import small_parents
@@ -63,10 +63,8 @@ def resident_of(
     return ResidentModel(Ingredients(Parents.of(parents)), device=CARD, live_dtypes=dtypes, placement=placement)
 
 
-def models_of(
-    parents: tuple[Checkpoint, ...], settings: SuiteSettings | None = None, dtype: torch.dtype = HALF
-) -> LiveModels:
-    return build_models(resident_of(parents, dtype=dtype), agreed_prediction(parents, settings or suite()))
+def models_of(parents: tuple[Checkpoint, ...], dtype: torch.dtype = HALF) -> LiveModels:
+    return build_models(resident_of(parents, dtype=dtype), agreed_prediction(parents, suite()))
 
 
 @contextmanager
@@ -92,26 +90,65 @@ def card() -> FakeCard:
 
 
 @pytest.fixture(scope="module")
-def models(card: FakeCard) -> Mapping[Architecture, LiveModels]:
-    """Parent A of each architecture in half precision."""
+def residents(card: FakeCard) -> Mapping[Architecture, ResidentModel]:
+    """Two parents of each architecture in half precision; A is live."""
     with registered_worker(card):
-        return {name: models_of(small_parents(name)[:1]) for name in Architecture}
+        return {name: resident_of(small_parents(name)[:2]) for name in Architecture}
+
+
+@pytest.fixture(scope="module")
+def models(residents: Mapping[Architecture, ResidentModel], card: FakeCard) -> Mapping[Architecture, LiveModels]:
+    with registered_worker(card):
+        return {name: build_models(resident) for name, resident in residents.items()}
+
+
+@pytest.fixture(scope="module")
+def small(models: Mapping[Architecture, LiveModels], card: FakeCard) -> Mapping[Architecture, LiveModels]:
+    """The same, for tests of what surrounds the U-Net."""
+    with registered_worker(card):
+        return {name: with_small_unet(live) for name, live in models.items()}
+
+
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_no_step_waits_for_the_card(
+    architecture: Architecture, models: Mapping[Architecture, LiveModels], card: FakeCard
+) -> None:
+    """With the whole U-Net."""
+    with registered_worker(card), waits_at_steps(models[architecture], card) as seen:
+        assert_renders(models[architecture], suite())
+    assert len(seen) == STEPS
+    assert seen[-1] == seen[-2]
+
+
+FAST_WITH_SDXL = ("euler", "dpmpp_2m_sde", "uni_pc")  # the others differ as little as these between architectures
 
 
 @pytest.mark.parametrize(
     ("architecture", "sampler"),
-    [*((Architecture.SD15, name) for name in WAITS), (Architecture.SDXL, "euler"), (Architecture.SDXL, "dpmpp_2m")],
+    [
+        *((Architecture.SD15, name) for name in WAITS),
+        *((Architecture.SDXL, name) for name in FAST_WITH_SDXL),
+        *(
+            pytest.param(Architecture.SDXL, name, marks=pytest.mark.slow)
+            for name in WAITS
+            if name not in FAST_WITH_SDXL
+        ),
+    ],
 )
-def test_a_step_waits_for_the_card_no_more_often_than_its_sampler_must(
-    architecture: Architecture, sampler: SamplerName, models: Mapping[Architecture, LiveModels], card: FakeCard
+def test_a_step_waits_no_more_often_than_its_sampler_must_and_latents_are_float32(
+    architecture: Architecture, sampler: SamplerName, small: Mapping[Architecture, LiveModels], card: FakeCard
 ) -> None:
-    with registered_worker(card), waits_at_steps(models[architecture], card) as seen:
-        assert_renders(models[architecture], suite(sampler=sampler))
+    live, settings = small[architecture], suite(sampler=sampler)
+    with registered_worker(card), waits_at_steps(live, card) as seen:
+        conditions = PromptEncoder(live, settings).conditions(settings.items())
+        latents = sample(live, settings, settings.items(), [conditions[0]], None)
+    assert live.unet.dtype == HALF
+    assert latents.dtype == torch.float32
     assert len(seen) >= STEPS - 1  # DDIM of A1111 does not call the model at its last level
     assert (seen[-1] - seen[-2]).total() <= WAITS[sampler], seen[-1] - seen[-2]
 
 
-@pytest.mark.parametrize("architecture", list(Architecture))
+@pytest.mark.parametrize("architecture", [Architecture.SD15, pytest.param(Architecture.SDXL, marks=pytest.mark.slow)])
 def test_nothing_waits_for_perturbed_attention_and_rescaled_guidance(
     architecture: Architecture, models: Mapping[Architecture, LiveModels], card: FakeCard
 ) -> None:
@@ -124,31 +161,12 @@ def test_nothing_waits_for_perturbed_attention_and_rescaled_guidance(
 @pytest.mark.parametrize("upscaler", ["latent", "latent_bicubic_antialiased"])
 @pytest.mark.parametrize("architecture", list(Architecture))
 def test_a_second_pass_renders_on_the_card(
-    models: Mapping[Architecture, LiveModels], card: FakeCard, architecture: Architecture, upscaler: str
+    small: Mapping[Architecture, LiveModels], card: FakeCard, architecture: Architecture, upscaler: str
 ) -> None:
     settings = suite(hires={"scale": 2, "upscaler": upscaler}, sampler="dpmpp_2m_sde", schedule="karras")
     with registered_worker(card):
-        (image,) = Renderer(models[architecture], settings).render().images
+        (image,) = Renderer(small[architecture], settings).render().images
     assert (image.shape, image.device.type) == ((3, 128, 128), "cpu")
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_sdxl_renders_with_every_sampler_on_the_card(
-    sampler: SamplerName, models: Mapping[Architecture, LiveModels], card: FakeCard
-) -> None:
-    with registered_worker(card):
-        assert_renders(models[Architecture.SDXL], suite(sampler=sampler, steps=2))
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_latents_are_float32_where_the_unet_computes_in_half_precision(
-    sampler: SamplerName, models: Mapping[Architecture, LiveModels], card: FakeCard
-) -> None:
-    live, settings = models[Architecture.SD15], suite(sampler=sampler, steps=2)
-    with registered_worker(card):
-        assert live.unet.dtype == HALF
-        conditions = PromptEncoder(live, settings).conditions(settings.items())
-        assert sample(live, settings, settings.items(), [conditions[0]], None).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -159,20 +177,21 @@ def test_latents_are_float32_where_the_unet_computes_in_half_precision(
 def test_every_prediction_renders_on_the_card(
     markers: Mapping[str, Tensor],
     sampler: str,
-    models: Mapping[Architecture, LiveModels],
+    small: Mapping[Architecture, LiveModels],
     card: FakeCard,
     tmp_path: Path,
 ) -> None:
     settings = suite(sampler=sampler)
     prediction = agreed_prediction([write_header(tmp_path / "a.safetensors", markers)], settings)
-    changed = replace(models[Architecture.SD15], prediction=prediction)
+    changed = replace(small[Architecture.SD15], prediction=prediction)
     with registered_worker(card), waits_at_steps(changed, card) as seen:
         assert_renders(changed, settings)
     assert seen[-1] == seen[-2]
 
 
 @pytest.mark.parametrize(
-    ("architecture", "channels", "markers"), [("sd15", 9, {}), ("sdxl", 8, COSXL), ("sdxl", 4, PLAYGROUND)]
+    ("architecture", "channels", "markers"),
+    [("sd15", 9, {}), pytest.param("sdxl", 8, COSXL, marks=pytest.mark.slow), ("sdxl", 4, PLAYGROUND)],
 )
 def test_models_of_other_channels_and_latents_render_on_the_card(
     architecture: str, channels: int, markers: Mapping[str, Tensor], card: FakeCard, tmp_path: Path
@@ -216,7 +235,7 @@ CHAINS = {
 
 @pytest.mark.parametrize("placement", list(Placement))
 @pytest.mark.parametrize("chain", CHAINS)
-@pytest.mark.parametrize("architecture", list(Architecture))
+@pytest.mark.parametrize("architecture", [Architecture.SD15, pytest.param(Architecture.SDXL, marks=pytest.mark.slow)])
 def test_sources_of_every_placement_are_merged_on_the_card_empty_markers_too(
     architecture: Architecture, chain: str, placement: Placement, card: FakeCard, tmp_path: Path
 ) -> None:
@@ -232,9 +251,11 @@ def test_sources_of_every_placement_are_merged_on_the_card_empty_markers_too(
         assert live["v_pred"].numel() == 0
 
 
-def test_a_merge_in_one_pass_lets_the_host_run_ahead(card: FakeCard) -> None:
+def test_a_merge_in_one_pass_lets_the_host_run_ahead(
+    residents: Mapping[Architecture, ResidentModel], card: FakeCard
+) -> None:
+    model = residents[Architecture.SDXL]
     with registered_worker(card):
-        model = resident_of(small_parents(Architecture.SD15)[:2])
         before = card.waits.copy()
         model.merge(weighted(model, 0.5))
     assert card.waits == before
@@ -282,18 +303,19 @@ class TestFaultsAreFound:
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_the_unet_alone_sums_in_fp16_and_only_where_it_is_asked_to(card: FakeCard, asked: bool) -> None:
+def test_the_unet_alone_sums_in_fp16_and_only_where_it_is_asked_to(
+    residents: Mapping[Architecture, ResidentModel], card: FakeCard, asked: bool
+) -> None:
     def sums_in_fp16() -> bool:
         return bool(torch.backends.cuda.matmul.allow_fp16_accumulation)
 
-    parents = small_parents(Architecture.SD15)[:1]
     with registered_worker(card):
-        models = build_models(resident_of(parents), agreed_prediction(parents, suite()), fp16_accumulation=asked)
+        models = build_models(residents[Architecture.SD15], fp16_accumulation=asked)
         seen: dict[str, set[bool]] = {name: set() for name in ("unet", "vae", "text")}
         modules = {"unet": models.unet, "vae": models.vae.decoder, "text": models.text_encoders["text_encoder"]}
         for name, module in modules.items():
             module.register_forward_pre_hook(lambda *_, name=name: seen[name].add(sums_in_fp16()))
-        assert_renders(models, suite())
+        assert_renders(models, suite(steps=1))
         assert seen == {"unet": {asked}, "vae": {False}, "text": {False}}
 
         def fails(*_: object) -> None:

@@ -103,8 +103,18 @@ def quantised(
 
 
 @FORMATS
-@pytest.mark.parametrize("prefix", [UNET, TEXT, VAE])
-@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+@pytest.mark.parametrize(
+    ("suffix", "prefix"),
+    [
+        ("safetensors", UNET),
+        ("safetensors", TEXT),
+        ("ckpt", VAE),
+        *(
+            pytest.param(*rest, marks=pytest.mark.slow)
+            for rest in (("safetensors", VAE), ("ckpt", UNET), ("ckpt", TEXT))
+        ),
+    ],
+)
 def test_a_checkpoint_with_a_quantised_part_is_refused(
     quantise: Callable[[str, Tensor], dict[str, Tensor]], prefix: str, suffix: str, tmp_path: Path
 ) -> None:
@@ -130,18 +140,26 @@ def test_a_quantised_vae_is_refused(
         VaeFile.open(tmp_path / "vae.safetensors")
 
 
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder with a U-Net and a text encoder; read only."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    made = small_pipeline(Architecture.SD15, random_tensors("sd15", 1, torch.float32))
+    made.unet.save_pretrained(folder / "unet")
+    made.text_encoder.save_pretrained(folder / "text_encoder")
+    index = '{"unet": ["diffusers", "UNet2DConditionModel"], "text_encoder": ["transformers", "CLIPTextModel"]}'
+    (folder / "model_index.json").write_text(index)
+    assert Checkpoint.open(folder).components == ("unet", "text_encoder")
+    return folder
+
+
 @FORMATS
 @pytest.mark.parametrize("component", ["unet", "text_encoder"])
 def test_a_folder_with_a_quantised_component_is_refused(
-    quantise: Callable[[str, Tensor], dict[str, Tensor]], component: str, tmp_path: Path
+    quantise: Callable[[str, Tensor], dict[str, Tensor]], component: str, pipeline: Path, tmp_path: Path
 ) -> None:
     """Also where the scales have names that no checkpoint has a place for."""
-    small_pipeline(Architecture.SD15, random_tensors("sd15", 1, torch.float32)).unet.save_pretrained(tmp_path / "unet")
-    pipeline = small_pipeline(Architecture.SD15, random_tensors("sd15", 1, torch.float32))
-    pipeline.text_encoder.save_pretrained(tmp_path / "text_encoder")
-    index = '{"unet": ["diffusers", "UNet2DConditionModel"], "text_encoder": ["transformers", "CLIPTextModel"]}'
-    (tmp_path / "model_index.json").write_text(index)
-    assert Checkpoint.open(tmp_path).components == ("unet", "text_encoder")
+    shutil.copytree(pipeline, tmp_path, dirs_exist_ok=True)
     (file,) = (tmp_path / component).glob("*.safetensors")
     save_file(quantised(load_file(file), "", quantise), file)
     with pytest.raises(CheckpointError, match=rf"{component} is quantised"):

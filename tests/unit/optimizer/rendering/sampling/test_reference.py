@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import reference_sampling
 import torch
-from live import CPU, lively, resident_of
+from live import CPU, lively, resident_of, with_small_unet
 from small_files import small_parents
 from stochastic_samplers import STOCHASTIC
 from torch import Tensor
@@ -32,7 +32,7 @@ PLAIN = [name for name in SAMPLERS if name not in {*A1111_FORMS.values(), *COMFY
 
 @pytest.fixture(scope="module")
 def models() -> LiveModels:
-    return lively(build_models(resident_of(small_parents(Architecture.SD15)[:1], CPU)))
+    return lively(with_small_unet(build_models(resident_of(small_parents(Architecture.SD15)[:1], CPU))))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import reference_sampling
 import torch
-from live import CPU, lively, resident_of
+from live import CPU, lively, resident_of, with_small_unet
 from small_files import small_parents
 from stochastic_samplers import STOCHASTIC
 
@@ -28,6 +28,7 @@ from studies.spec.suite import SuiteSettings
 CFG, SEED = 7.0, 11
 PROGRAMS = ("a1111", "comfyui")
 PLAIN = [name for name in SAMPLERS if name not in {*A1111_FORMS.values(), *COMFYUI_FORMS.values()}]
+FAST = ("euler", "dpmpp_2m_sde", "ddim", "uni_pc")  # with every strength, as one of each kind
 EPSILON = Prediction()
 
 
@@ -38,7 +39,7 @@ def suite_of(hires: Any, **settings: Any) -> SuiteSettings:
 
 @pytest.fixture(scope="module")
 def models() -> LiveModels:
-    return lively(build_models(resident_of(small_parents(Architecture.SD15)[:1], CPU)))
+    return lively(with_small_unet(build_models(resident_of(small_parents(Architecture.SD15)[:1], CPU))))
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +67,20 @@ def steps_without_half_times(sampler: SamplerName, program: str, strength: float
     return next(steps for steps in (4, 5, 6) if (int(steps / strength) - 1 + over) % 2)
 
 
-@pytest.mark.parametrize("strength", [0.35, 0.7, 1.0])
 @pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("sampler", PLAIN)
+@pytest.mark.parametrize(
+    ("sampler", "strength"),
+    [
+        *((name, 0.7) for name in PLAIN),
+        *((name, strength) for name in FAST for strength in (0.35, 1.0)),
+        *(
+            pytest.param(name, strength, marks=pytest.mark.slow)
+            for name in PLAIN
+            if name not in FAST
+            for strength in (0.35, 1.0)
+        ),
+    ],
+)
 def test_latents_are_those_of_the_formulas(
     sampler: SamplerName, program: str, strength: float, models: LiveModels, unet: Any
 ) -> None:
