@@ -41,6 +41,7 @@ class Player:
         """Play until there is a winner.
 
         Raises:
+            BracketError: a scorer fails.
             CheckpointError: a checkpoint has changed since the bracket was made ready.
             NoMemoryError, UnscorableTrial: the memory is too small.
             OSError: pictures or results cannot be written.

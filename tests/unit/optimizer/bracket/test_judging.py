@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,27 @@ def test_a_lead_whose_interval_reaches_zero_may_be_luck(tmp_path: Path) -> None:
     judge = scorers(spec_of(), tmp_path)
     assert decide(shown(noisy([10, 30, 10, 30, 10, 31]), noisy([30, 10, 30, 10, 30, 10])), judge).is_unsure
     assert not decide(shown(noisy(SHARP), noisy(SOFT)), judge).is_unsure
+
+
+class _FailingOn:
+    """Sharpness that fails on grainy pictures."""
+
+    def __init__(self, scorer: Any) -> None:
+        self.scorer, self.info = scorer, scorer.info
+
+    def score(self, suite: Any) -> Any:
+        if suite.images[0].float().std() > 15:
+            raise OSError("the server is away")
+        return self.scorer.score(suite)
+
+
+@pytest.mark.parametrize("pair", [(SHARP, SOFT), (SOFT, SHARP)])
+def test_a_scorer_that_fails_decides_no_match(tmp_path: Path, pair: tuple[list[float], list[float]]) -> None:
+    judge = scorers(spec_of(), tmp_path)
+    broken = replace(judge, scorers={"sharpness": _FailingOn(judge.scorers["sharpness"])})
+    with pytest.raises(BracketError, match=r"model-\d cannot be scored: .*the server is away.*the same command goes on"):
+        decide(shown(*map(noisy, pair)), broken)
+    assert decide(shown(noisy(SOFT), noisy(SOFT)), broken).winner == 2
 
 
 def test_a_changed_objective_or_scorer_is_another_judge() -> None:
