@@ -10,7 +10,7 @@ from basics.messages import unknown_name
 from basics.texts import shortened
 from optimizer.errors import PlotError
 from optimizer.plot.axes import Axis, number_of
-from optimizer.plot.suites import SETTINGS, own_values, setting_of, with_setting
+from optimizer.plot.suites import SETTINGS, own_values, setting_of, settings_changed, with_setting
 from search_spaces.blocks import Architecture, places
 from search_spaces.errors import SpaceError
 from search_spaces.parameters import Cell, matching_cells
@@ -157,10 +157,16 @@ def refuse_overlaps(axes: Sequence[Sequence[Change]], options: Sequence[str]) ->
         PlotError: two do.
     """
     for (one, first), (other, second) in combinations(zip(options, axes, strict=True), 2):
-        if both := sorted(_changed(first[0]) & _changed(second[0])):
+        if both := sorted(_changed(first) & _changed(second)):
             raise PlotError(f"{one} and {other} both change {both[0][0]}: give each axis something of its own")
 
 
-def _changed(change: Change) -> frozenset[tuple[str, int]]:
-    """Return the cells that a change is about, or its setting, which has no slot."""
-    return frozenset({(change.setting, -1)}) if isinstance(change, SuiteChange) else change.cells
+def _changed(axis: Sequence[Change]) -> frozenset[tuple[str, int]]:
+    """Return the cells that an axis changes with any of its values, or its settings, which have no slot."""
+    found = set[tuple[str, int]]()
+    for change in axis:
+        if isinstance(change, SuiteChange):
+            found |= {(setting, -1) for setting in settings_changed(change.setting, change.value)}
+        else:
+            found |= change.cells
+    return frozenset(found)

@@ -151,6 +151,10 @@ def test_two_axes_over_the_same_numbers_are_refused(one: str, other: str) -> Non
 def test_two_axes_over_one_setting_are_refused_and_others_are_not() -> None:
     with pytest.raises(PlotError, match="both change cfg"):
         refuse_overlaps([setting_axis("cfg=1,2"), setting_axis("cfg scale=3")], ["--x", "--y"])
+    joint, schedules = setting_axis("sampler=Euler,DPM++ 2M Karras"), setting_axis("schedule=normal,exponential")
+    with pytest.raises(PlotError, match="both change schedule"):
+        refuse_overlaps([joint, schedules], ["--x", "--y"])
+    refuse_overlaps([setting_axis("sampler=Euler,DPM++ 2M"), setting_axis("schedule=normal,karras")], ["--x", "--y"])
     refuse_overlaps([setting_axis("cfg=1,2"), number_axis("IN=0,1", merge()[1])], ["--x", "--y"])
 
 
