@@ -13,7 +13,6 @@ from optimizer.bracket.judging import Ahead, Judgement, ShownMatch
 from optimizer.rendering.contact_sheet import comparison_sheet, row_captions
 
 Vote = Literal["left", "right", "equal"]
-EYE: Final = "eye"
 ROWS: Final = 8  # of a sheet, beyond which its pictures stand in two tables side by side
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from basics.digests import json_digest
 from basics.messages import first_line
-from optimizer.bracket.judging import Ahead, Judgement, MatchSide, ShownMatch
+from optimizer.bracket.judging import Judgement, MatchSide, ShownMatch
 from optimizer.errors import BracketError, UnscorableTrial
 from optimizer.rendering.prediction import agreed_prediction
 from optimizer.runtime.setup import build_scorers
@@ -19,7 +18,6 @@ from optimizer.trial.evidence import Evidence
 from optimizer.trial.gains import difference, difference_interval
 from optimizer.trial.objective import Objective
 from scorers.protocol import Scorer
-from studies.spec.fingerprints import scorer_fingerprints
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteSettings
 
@@ -82,23 +80,3 @@ class ScorerJudge:
                 f"the pictures of {side.contestant.name} cannot be scored: {first_line(error)}; the match is left "
                 "open: once the scorer works, the same command goes on from here"
             ) from error
-
-
-def require_one_number(spec: StudySpec) -> None:
-    """Refuse several objectives, of which none says who is ahead.
-
-    Raises:
-        BracketError: the spec has several.
-    """
-    if spec.objectives is not None:
-        raise BracketError(
-            "a bracket compares by one number, and the spec has several `objectives`: combine its scorers under "
-            "`objective`, or judge with --by eye"
-        )
-
-
-def identity_of(spec: StudySpec) -> str:
-    """Return a digest of the scorers, their files and the objective."""
-    entries = {name: entry.model_dump(mode="json") for name, entry in spec.scorers.items()}
-    terms = {name: term.model_dump(mode="json") for name, term in spec.terms.items()}
-    return "scorers " + json_digest([entries, scorer_fingerprints(spec), terms])

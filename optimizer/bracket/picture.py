@@ -61,32 +61,41 @@ def bracket_picture(board: Board) -> Image.Image:
 
 
 def _placed(rounds: Sequence[BoardRound]) -> list[dict[int, _Placed]]:
-    """Return where the matches of each round stand, by their place in the round.
+    """Return where the matches of each round stand, by their index in the round.
 
     A match stands at the height of the middle of those that lead to it. One that none leads to has a row of its own.
     """
-    middles: list[dict[int, float]] = [{} for _ in rounds]
-    rows = 0
-
-    def place(number: int, index: int) -> float:
-        nonlocal rows
-        match = rounds[number].places[index]
-        before = [place(number - 1, feeder) for feeder in match.feeders if feeder is not None]
-        if not before:
-            before, rows = [rows * (MATCH + MARGIN) + MATCH / 2], rows + 1
-        middles[number][index] = sum(before) / len(before)
-        return middles[number][index]
-
-    place(len(rounds) - 1, 0)
+    middles = _middles(rounds)
     return [
         {
             index: _Placed(
-                each.places[index], MARGIN + number * (WIDTH + BETWEEN), HEAD + GAP + round(middle - MATCH / 2)
+                match,
+                MARGIN + number * (WIDTH + BETWEEN),
+                HEAD + GAP + round(middles[number, index] - MATCH / 2),
             )
-            for index, middle in of_round.items()
+            for index, match in enumerate(each.matches)
+            if (number, index) in middles
         }
-        for number, (each, of_round) in enumerate(zip(rounds, middles, strict=True))
+        for number, each in enumerate(rounds)
     ]
+
+
+def _middles(rounds: Sequence[BoardRound]) -> dict[tuple[int, int], float]:
+    """Return the height of the middle of each match, by the index of its round and its own; none of those without."""
+    every = [
+        (number, index, [feeder for feeder in match.feeders if feeder is not None])
+        for number, each in enumerate(rounds)
+        for index, match in enumerate(each.matches)
+        if len(match.sides) == 2
+    ]
+    # The matches that none leads to, from top to bottom: of those of a round, each takes up twice as much of the tree
+    # as of the round before.
+    own_rows = sorted((index << number, number, index) for number, index, feeders in every if not feeders)
+    middles = {(number, index): row * (MATCH + MARGIN) + MATCH / 2 for row, (_, number, index) in enumerate(own_rows)}
+    for number, index, feeders in every:
+        if feeders:
+            middles[number, index] = sum(middles[number - 1, feeder] for feeder in feeders) / len(feeders)
+    return middles
 
 
 def _draw_lines(draw: ImageDraw.ImageDraw, placed: _Placed, before: dict[int, _Placed]) -> None:
