@@ -47,7 +47,7 @@ def merge(
 
 
 def number_axis(text: str, space: SearchSpace, option: str = "--x") -> tuple[Change, ...]:
-    return number_changes(read_axis(text, option), SD15, space.slots)
+    return number_changes(read_axis(text, option), space, bakes_vae=False)
 
 
 def setting_axis(text: str, option: str = "--y") -> tuple[Change, ...]:
@@ -139,6 +139,22 @@ def test_ratios_far_beyond_the_usual_are_told() -> None:
     first, second = number_axis("OUT=0.5,50", merge()[1])
     assert first.unusual is None  # type: ignore[union-attr]
     assert "did you mean 0.5?" in str(second.unusual)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "merge_vae", "varied"),
+    [("B", False, False), ("*", False, False), ("vae", False, True), ("vae.B", False, True), ("B", True, True)],
+)
+def test_the_vae_stays_unless_it_is_named_or_searched(name: str, merge_vae: bool, varied: bool) -> None:
+    _, space = merge(merge_vae=merge_vae)
+    (change,) = number_axis(f"{name}=1", space)
+    assert ("vae" in {place for place, _ in change.cells}) == varied  # type: ignore[union-attr]
+
+
+def test_a_ratio_of_a_vae_that_another_replaces_is_refused() -> None:
+    _, space = merge()
+    with pytest.raises(PlotError, match="vae changes nothing"):
+        number_changes(read_axis("vae=0,1", "--x"), space, bakes_vae=True)
 
 
 @pytest.mark.parametrize(("one", "other"), [("OUT*=0,1", "OUT03=0,1"), ("OUT=0,1", "*.B=0,1")])
