@@ -54,8 +54,8 @@ class ShownPicture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaptionLine:
-    """A line below a picture."""
+class PageLine:
+    """A line below a picture, as the page shows it."""
 
     text: str
     best: bool  # whether it is the best value of its scorer in the table
@@ -68,7 +68,7 @@ class PageCell:
     label: str
     picture: ShownPicture | None
     failure: str
-    lines: tuple[CaptionLine, ...]
+    lines: tuple[PageLine, ...]
     share: float | None  # of the largest distance in its table; None without a distance
     recipe: str
 
@@ -145,22 +145,24 @@ def _page_cell(
     return PageCell(
         label=cell.label or cell.caption or drawn.table.title,
         picture=pictures.get(cell.identity),
-        failure=f"failed: {result.failure or 'its images are gone'}",
+        failure=result.why_no_picture,
         lines=_lines(drawn, cell, result, infos),
         share=None if result.distance is None or not farthest else result.distance.levels / farthest,
         recipe=recipe_text(cell.recipe),
     )
 
 
-def _lines(
-    drawn: PlotTable, cell: Cell, result: CellResult, infos: Mapping[str, ScorerInfo]
-) -> tuple[CaptionLine, ...]:
-    """Return the lines below a picture; scores come last but for why there are none."""
-    texts = lines_below(cell, result, infos, len(cell.suite.items()))
-    before = len(texts) - len(result.scores) - (result.unscored is not None)
-    best = [value is not None and value == drawn.best(name, infos[name]) for name, value in result.scores.items()]
-    marks = [*[False] * before, *best, *[False] * (result.unscored is not None)]
-    return tuple(CaptionLine(text=text, best=mark) for text, mark in zip(texts, marks, strict=True))
+def _lines(drawn: PlotTable, cell: Cell, result: CellResult, infos: Mapping[str, ScorerInfo]) -> tuple[PageLine, ...]:
+    """Return the lines below a picture."""
+    return tuple(
+        PageLine(text=line.text, best=line.scorer is not None and _is_best(drawn, result, line.scorer, infos))
+        for line in lines_below(cell, result, infos)
+    )
+
+
+def _is_best(drawn: PlotTable, result: CellResult, scorer: str, infos: Mapping[str, ScorerInfo]) -> bool:
+    value = result.scores[scorer]
+    return value is not None and value == drawn.best(scorer, infos[scorer])
 
 
 def _pngs(results: Mapping[Identity, CellResult], kept: KeptCells) -> dict[Identity, ShownPicture] | None:
