@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 
 from basics.texts import visible
 from optimizer.bracket.board import SHOWN_IMAGES, Board, BoardMatch, BoardRound, BoardSide
-from optimizer.rendering.contact_sheet import INK, PAPER, font, to_picture
+from optimizer.rendering.contact_sheet import INK, PAPER, scaled_picture
+from optimizer.rendering.fonts import font_of
 
 THUMB: Final = 88  # pixels, the longer side
 GAP: Final = 6
@@ -123,7 +124,7 @@ def _draw_side(sheet: Image.Image, side: BoardSide, x: int, y: int) -> None:
     colour = INK if side.won else LOST
     _write(draw, f"{side.number}  {side.name}", (x + 2 * GAP, y + 2), WIDTH - 3 * GAP, colour)
     for index, image in enumerate(side.images):
-        picture = _scaled(to_picture(image), THUMB)
+        picture = scaled_picture(image, THUMB)
         if not side.won:
             picture = Image.blend(picture, Image.new("RGB", picture.size, PAPER), 0.45)
         sheet.paste(picture, (x + 2 * GAP + index * (THUMB + GAP), y + LINE + GAP))
@@ -137,7 +138,7 @@ def _draw_champion(sheet: Image.Image, side: BoardSide, x: int, middle: int) -> 
     top = middle - CHAMPION // 2
     draw.line([(x - BETWEEN, middle), (x - GAP, middle)], fill=WON, width=2)
     if side.images:
-        sheet.paste(_scaled(to_picture(side.images[0]), CHAMPION), (x, top))
+        sheet.paste(scaled_picture(side.images[0], CHAMPION), (x, top))
     _write(draw, side.name, (x, top + CHAMPION + GAP), CHAMPION + MARGIN, WON, 15)
     _write(draw, "wins", (x, top + CHAMPION + GAP + LINE + 2), CHAMPION + MARGIN, WON)
 
@@ -148,19 +149,14 @@ def _lines(scores: Sequence[str]) -> list[str]:
     return [", ".join(scores[start : start + each]) for start in range(0, len(scores), each or 1)]
 
 
-def _scaled(picture: Image.Image, longer: int) -> Image.Image:
-    scale = longer / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-
-
 def _write(
     draw: ImageDraw.ImageDraw, text: str, at: tuple[int, int], width: int, fill: str = INK, size: int = TEXT
 ) -> None:
     """Write a line of text; what does not fit into the width is left out."""
-    shown, chosen = visible(text), font(size)
+    shown = visible(text)
+    chosen = font_of(shown, size)
     if chosen.getlength(shown) > width:
-        while shown and chosen.getlength(f"{shown}…") > width:
+        while shown and chosen.getlength(f"{shown}...") > width:
             shown = shown[:-1]
-        shown = f"{shown}…"
+        shown = f"{shown}..."
     draw.text(at, shown, fill=fill, font=chosen)
