@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from basics.files import replace_file, replacing
+from basics.files import replace_file
 from optimizer.bracket.board import board_of
 from optimizer.bracket.contestants import Contestant
 from optimizer.bracket.page import bracket_page
@@ -16,6 +16,7 @@ from optimizer.bracket.record import BracketRecord
 from optimizer.bracket.rendering import ContestantRenderer
 from optimizer.bracket.setup import BracketPlan
 from optimizer.bracket.winners import is_edited, winners_spec, write_winners
+from studies.files.png import picture_png
 
 PICTURE, PAGE = "bracket.png", "bracket.html"
 
@@ -58,8 +59,7 @@ def write_results(
 
     board = board_of(record, plan.contestants, plan.suites, images)
     spec = winners_spec(plan.bracket, [plan.contestant(number) for number in record.ranking[:winners]])
-    with replacing(folder / PICTURE) as temporary:
-        bracket_picture(board).save(temporary, format="PNG")
+    replace_file(folder / PICTURE, picture_png(bracket_picture(board)))
     replace_file(folder / PAGE, bracket_page(board, plan.notes).encode())
     files = [folder / PICTURE, folder / PAGE]
     left = target if keep_edited and is_edited(target, spec) else None
