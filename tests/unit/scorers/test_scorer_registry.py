@@ -68,17 +68,31 @@ def test_names_of_the_builtin_kinds_are_those_of_their_infos() -> None:
         name: name
         for name in (
             "clip_score",
+            "siglip_score",
+            "pickscore",
+            "hps",
+            "imagereward",
+            "tag_recall",
+            "text_in_image",
             "fidelity",
             "aesthetic",
+            "aesthetic_v25",
             "clip_iqa",
+            "anime_aesthetic",
+            "cafe",
+            "shadow",
             "fid",
             "kid",
             "frechet",
             "kernel",
+            "tone",
+            "cmmd",
+            "fd_dinov2",
             "sharpness",
             "contrast",
             "colourfulness",
             "clipping",
+            "duplicate_subject",
         )
     }
 
