@@ -82,7 +82,7 @@ class Marginals(Model):  # type: ignore[misc]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ConstraintLimits:
     """The models of how far inside each bound of the constraints a merge is, and where the bounds lie."""
 
     models: Sequence[SingleTaskGP] = ()  # c of them
@@ -97,7 +97,7 @@ class WithinLimits(AcquisitionFunction):  # type: ignore[misc]
         inner: the log expected improvement; None: the probability alone.
     """
 
-    def __init__(self, inner: AcquisitionFunction | None, limits: Limits) -> None:
+    def __init__(self, inner: AcquisitionFunction | None, limits: ConstraintLimits) -> None:
         super().__init__(model=Marginals(limits.models))
         self.inner = inner
         self.register_buffer("limits", torch.from_numpy(limits.values))
@@ -111,7 +111,12 @@ class WithinLimits(AcquisitionFunction):  # type: ignore[misc]
 
 
 def acquisition(
-    models: Sequence[SingleTaskGP], x: Floats, pending: Floats, samples: int, seed: int, limits: Limits | None = None
+    models: Sequence[SingleTaskGP],
+    x: Floats,
+    pending: Floats,
+    samples: int,
+    seed: int,
+    limits: ConstraintLimits | None = None,
 ) -> AcquisitionFunction:
     """Return the function to maximise: scaled parameters [..., 1, d] -> [...].
 

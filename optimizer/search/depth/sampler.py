@@ -154,7 +154,7 @@ class DepthGPSampler(BaseSampler):
         self, ties: Ties, split: Split, observed: Observations, number: int, generator: np.random.Generator
     ) -> _Choice:
         """Fit the model, split a section if that pays, and maximise the acquisition function; explore now and then."""
-        from optimizer.search.depth.acquisition import Limits, WithinLimits, acquisition, maximise
+        from optimizer.search.depth.acquisition import ConstraintLimits, WithinLimits, acquisition, maximise
         from optimizer.search.depth.gaussian_process import fit, posterior
         from optimizer.search.depth.refine import SubspaceAcquisition
 
@@ -162,7 +162,7 @@ class DepthGPSampler(BaseSampler):
         models = [fit(geometry, observed.x, values) for values in observed.values.T]
         means = np.stack([posterior(model, observed.x)[0] for model in models], axis=1)
         slack = [fit(geometry, observed.x, each) for each in observed.slack.T]
-        limits = Limits(models=slack, values=observed.limits, kept=observed.violation == 0)
+        limits = ConstraintLimits(models=slack, values=observed.limits, kept=observed.violation == 0)
         centers = observed.x[_best_first(means, observed.violation)[:CENTERS]]
         seed = int(generator.integers(2**31))
         function = acquisition(models, observed.x, observed.pending, self._samples, seed, limits)

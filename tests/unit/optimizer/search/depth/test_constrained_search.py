@@ -15,7 +15,7 @@ from optuna.distributions import FloatDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from optimizer.search.depth.acquisition import Limits, acquisition, evaluate
+from optimizer.search.depth.acquisition import ConstraintLimits, acquisition, evaluate
 from optimizer.search.depth.features import Geometry
 from optimizer.search.depth.gaussian_process import fit, library_warnings_ignored, posterior
 from optimizer.search.depth.observations import Observations
@@ -130,7 +130,7 @@ class TestAcquisition:
         seen = Observations.of(geometry, study.trials, [StudyDirection.MAXIMIZE])
         model, slack = fit(geometry, seen.x, seen.values[:, 0]), fit(geometry, seen.x, seen.slack[:, 0])
         kept = seen.violation == 0
-        limits = Limits(models=[slack], values=seen.limits, kept=kept)
+        limits = ConstraintLimits(models=[slack], values=seen.limits, kept=kept)
         ours = acquisition([model], seen.x, seen.pending, 32, 0, limits)
         best = float(posterior(model, seen.x)[0][kept].max())
         with library_warnings_ignored():
