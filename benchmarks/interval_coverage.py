@@ -37,7 +37,7 @@ Numbers = NDArray[np.int64]
 Effects = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 SUITES = ((2, 4), (3, 4), (4, 4), (8, 1), (8, 4), (8, 8), (16, 4), (32, 2))  # prompts, seeds
-SHARES = (0.0, 0.2, 0.5)
+SHARES = (0.0, 0.2, 0.5, 0.9)
 DRAWS = 500  # of the percentile bootstrap
 FEATURES, REFERENCES = 64, 300  # of the set score
 SETS = ((4, 4), (8, 4), (16, 2))
