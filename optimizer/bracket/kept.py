@@ -6,16 +6,13 @@ those of another.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from torch import Tensor
 
-from basics.files import replace_file
-from optimizer.trial.kept_images import digests_of, read_kept, read_record
-from studies.files.png import encode_png
+from optimizer.trial.kept_images import keep_images, load_images, read_record, write_record
 
 RECORD: Final = "renders.json"
 
@@ -40,7 +37,7 @@ class KeptRenders:
         record = read_record(self.folder / key / RECORD) or {}
         if not all(isinstance(record.get(name), list) for name in ("pixels", "faults")):
             return None
-        images = read_kept([self.picture(key, index) for index in range(len(record["pixels"]))], record["pixels"])
+        images = load_images([self.picture(key, index) for index in range(len(record["pixels"]))], record["pixels"])
         if images is None:
             return None
         return KeptRender(images=images, faults=tuple(record["faults"]), failure=record.get("failure"))
@@ -52,10 +49,9 @@ class KeptRenders:
             OSError: they cannot be written.
         """
         (self.folder / key).mkdir(parents=True, exist_ok=True)
-        for index, image in enumerate(render.images):
-            replace_file(self.picture(key, index), encode_png(image.numpy()))
-        record = {"pixels": digests_of(render.images), "faults": render.faults, "failure": render.failure}
-        replace_file(self.folder / key / RECORD, json.dumps(record).encode())
+        pixels = keep_images([self.picture(key, index) for index in range(len(render.images))], render.images)
+        record = {"pixels": pixels, "faults": render.faults, "failure": render.failure}
+        write_record(self.folder / key / RECORD, record)
 
     def picture(self, key: str, index: int) -> Path:
         """Return the path of a picture."""

@@ -33,12 +33,11 @@ class Draft:
     hours: float
     sizing: Sizing
     basis: str = UNMEASURED  # how the number of trials was found
-    measured_steps: int | None = None  # of an image that is rendered to measure; None: as many as are usual
 
     @property
     def steps(self) -> int:
         """Steps of an image."""
-        return self.measured_steps or USUAL_STEPS.get(self.found.architecture, OTHER_STEPS)
+        return USUAL_STEPS.get(self.found.architecture, OTHER_STEPS)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -67,7 +66,7 @@ class Draft:
         refs = None if self.refs is None else seen_from(self.folder, self.refs)
         return choose_scorers(self.kinds, refs=refs, images=self.images)
 
-    def sized(self, sizing: Sizing, basis: str) -> Draft:
+    def with_size(self, sizing: Sizing, basis: str) -> Draft:
         """Return the draft with another size.
 
         Args:

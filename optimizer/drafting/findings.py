@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_family
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint
@@ -15,6 +16,7 @@ from optimizer.merging.lora.file import Lora
 from optimizer.rendering.latents import LATENT_FACTOR
 from optimizer.rendering.prediction import Prediction, agreed_prediction, unmarked_flow_note
 from search_spaces.blocks import Architecture, blocks, section_of, text_encoders
+from studies.recipe.recipe import LETTERS
 from studies.spec.suite import SuiteSettings
 
 
@@ -52,7 +54,7 @@ def findings(
         progress: called with the bytes that were read.
 
     Raises:
-        CheckpointError: a LoRA cannot be used, or they do not fit together.
+        CheckpointError: a LoRA cannot be used, they do not fit together, or a parent has A's weights.
         RenderError: the parents predict different things.
     """
     ingredients = Ingredients(Parents.of(checkpoints), tuple(Lora.open(path) for path in loras))
@@ -60,13 +62,24 @@ def findings(
     shapes = {key: info.shape for key, info in ingredients.tensors.items()}
     prediction = agreed_prediction(checkpoints, SuiteSettings.model_validate({"prompts": ["any"]}))
     flows = [note for note in map(unmarked_flow_note, checkpoints) if note is not None]
+    distances = tuple(_by_part(compare(checkpoints[0], other, progress), architecture) for other in checkpoints[1:])
+    _require_different(checkpoints, distances)
     return FilesFound(
         architecture=architecture,
         prediction=prediction,
         side=model_family(architecture).unet_config(shapes)["sample_size"] * LATENT_FACTOR,
-        distances=tuple(_by_part(compare(checkpoints[0], other, progress), architecture) for other in checkpoints[1:]),
+        distances=distances,
         notes=(*ingredients.notes, *flows),
     )
+
+
+def _require_different(checkpoints: Sequence[Checkpoint], distances: Sequence[Mapping[str, Distance]]) -> None:
+    for letter, other, parts in zip(LETTERS[1:], checkpoints[1:], distances, strict=False):
+        if parts and all(distance.relative == 0 for distance in parts.values()):
+            raise CheckpointError(
+                f"{other.path} (parent {letter}) has the weights of {checkpoints[0].path}: merging the two changes "
+                "nothing; name another checkpoint"
+            )
 
 
 def _by_part(compared: Comparison, architecture: Architecture) -> dict[str, Distance]:

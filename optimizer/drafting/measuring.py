@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from basics.quantities import duration
 from optimizer.drafting.draft import Draft
-from optimizer.drafting.sizing import sized
+from optimizer.drafting.sizing import size_for_hours
 from optimizer.drafting.spec_text import spec_text
 from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.plan import Plan, make_plan
@@ -32,13 +33,14 @@ def plan_to_measure(draft: Draft) -> Plan:
     Raises:
         CheckpointError, RenderError, SpecError: as `make_plan` and `spec_of`.
     """
-    spec = spec_of(replace(draft, measured_steps=MEASURED_STEPS))
+    spec = spec_of(draft)
+    suite = spec.suite.model_copy(update={"steps": MEASURED_STEPS})
     alone = choose_device(spec.render.device).type == "cpu"
     render = spec.render.model_copy(update={"batch_size": 1 if alone else None})
-    return make_plan(spec.model_copy(update={"render": render}))
+    return make_plan(spec.model_copy(update={"suite": suite, "render": render}))
 
 
-def measured(draft: Draft, plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Draft:
+def measure(draft: Draft, plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Draft:
     """Return a draft with the size that fits into its hours.
 
     Args:
@@ -53,16 +55,16 @@ def measured(draft: Draft, plan: Plan, parents: tuple[ParentFile, ...], cache: P
     batch = time_batch(plan, parents, cache)
 
     def timing(seeds: int) -> StudyTiming:
-        spec = spec_of(draft.sized(replace(draft.sizing, seeds=seeds), ""))
+        spec = spec_of(draft.with_size(replace(draft.sizing, seeds=seeds), ""))
         return study_timing(replace(plan, spec=spec), batch)
 
-    sizing = sized(len(draft.prompts), draft.hours, timing)
-    return draft.sized(sizing, _basis(timing(sizing.seeds), batch))
+    sizing = size_for_hours(len(draft.prompts), draft.hours, timing)
+    return draft.with_size(sizing, _basis(timing(sizing.seeds), batch))
 
 
 def _basis(study: StudyTiming, batch: BatchTiming) -> str:
     images = "one image" if batch.images == 1 else f"a batch of {batch.images} images"
     return (
-        f"Measured here with {images} of {MEASURED_STEPS} steps: about {study.image_seconds:.2g} s an image, "
-        f"{study.trial_seconds:.3g} s a trial."
+        f"Measured here with {images} of {MEASURED_STEPS} steps: about {duration(study.image_seconds)} an image, "
+        f"{duration(study.trial_seconds)} a trial."
     )

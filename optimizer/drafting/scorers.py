@@ -47,8 +47,8 @@ def choose_scorers(here: Collection[str], *, refs: str | None, images: int) -> S
         if kind in here:
             chosen.append(ChosenScorer(kind=kind, why=why))
         else:
-            lacking.append(f"{kind}: its weights are not on this machine; name it here, and `study check` says where "
-                           "to put them")  # fmt: skip
+            lacking.append(f"{kind}: its weights are not on this machine; name it here, and `study check` fetches "
+                           "them, or says where to put them")  # fmt: skip
     if refs is not None:
         _add_distance(chosen, lacking, here, refs, images)
     if not chosen:
@@ -62,7 +62,7 @@ def _add_distance(
     """Choose the distance to the user's reference images, if it can be measured."""
     if "kid" not in here:
         lacking.append(f"kid, the distance to {refs}: its network is not on this machine; name it with `reference: "
-                       "FOLDER`, and `study check` says where to put it")  # fmt: skip
+                       "FOLDER`, and `study check` fetches it, or says where to put it")  # fmt: skip
     elif images < SET_MIN_IMAGES:
         lacking.append(f"kid, the distance to {refs}: it needs {SET_MIN_IMAGES} images a trial, the suite has {images}")
     else:

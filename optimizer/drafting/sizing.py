@@ -44,7 +44,7 @@ def unmeasured(prompts: int) -> Sizing:
     return Sizing(seeds=min(counts, key=lambda count: abs(count - 2)), trials=UNMEASURED_TRIALS, seconds=None)
 
 
-def sized(prompts: int, hours: float, timing: Callable[[int], StudyTiming]) -> Sizing:
+def size_for_hours(prompts: int, hours: float, timing: Callable[[int], StudyTiming]) -> Sizing:
     """Return the size that fits into a time: as many seeds as leave room for enough trials.
 
     It may take longer where not even `LEAST_TRIALS` fit.

@@ -22,13 +22,22 @@ def spec_text(draft: Draft) -> str:
 
 
 def quoted(value: Any) -> str:
-    """Return a text or number as a YAML value on one line, whatever characters it has: JSON's values are YAML's."""
-    return json.dumps(value, ensure_ascii=False)
+    """Return a text or number as a YAML value on one line, whatever characters it has: JSON's values are YAML's.
+
+    What cannot be seen is written as a number, for YAML refuses some of it, or takes it for the end of a line.
+    """
+    return "".join(map(_seen, json.dumps(value, ensure_ascii=False)))
+
+
+def _seen(sign: str) -> str:
+    if sign.isprintable():
+        return sign
+    return f"\\u{ord(sign):04x}" if ord(sign) < 1 << 16 else f"\\U{ord(sign):08x}"
 
 
 def _head(draft: Draft) -> Iterator[str]:
     yield "# A first spec, drafted by mergetune init. Paths are relative to this file."
-    yield "# Of mergetune, `study check` checks it, and `study start` runs it."
+    yield "# Check it with `mergetune study check`, run it with `mergetune study start`."
     yield f"study: {quoted(draft.study)}"
     yield f"# {draft.found.architecture.name}, predicting {draft.found.prediction.description}"
     yield "parents:"
@@ -54,7 +63,8 @@ def _space(draft: Draft) -> Iterator[str]:
     if found.equal_text_encoders:
         frozen = ", ".join(f"{part}: 0" for part in found.equal_text_encoders)
         names = ", ".join(place_label(part, found.architecture) for part in found.equal_text_encoders)
-        yield f"  frozen: {{{frozen}}}  # {names} is the same in all parents"
+        verb = "is" if len(found.equal_text_encoders) == 1 else "are"
+        yield f"  frozen: {{{frozen}}}  # {names} {verb} the same in all parents"
     vae = [parts[VAE].relative for parts in found.distances if VAE in parts]
     if any(vae):
         yield "  # The VAEs differ, and A's is kept. To search its ratio as well:"

@@ -39,14 +39,13 @@ def ablation_tables(
 def _strip(
     base: Base, other: str, space: SearchSpace, blueprint: Blueprint, heading: str, suite: SuiteSettings
 ) -> Table:
-    name = next(parent.name for parent in blueprint.parents if parent.letter == other)
     base_recipe, swapped = _recipes(base, other, space, blueprint)
     first = Cell(label=base.label, caption=f"base: {base.label}", recipe=base_recipe, suite=suite)
     cells = [first]
     for place, recipe in swapped:
         label = place_label(place, blueprint.architecture)
         cells.append(Cell(label=f"{label} of {other}", caption=label, recipe=recipe, suite=suite))
-    title = f"{base.label}, with one block of {other} ({name})"
+    title = f"{base.label}, with one block of {other} ({blueprint.parent(other).name})"
     return Table(
         title=f"{title} · {heading}" if heading else title,
         columns=(),

@@ -84,9 +84,8 @@ def read_base(
 
 def parent_base(letter: str, space: SearchSpace, blueprint: Blueprint) -> Base:
     """Return a parent alone, without LoRAs."""
-    name = next(parent.name for parent in blueprint.parents if parent.letter == letter)
     numbers = alone(letter, space, blueprint)
-    return Base(label=f"parent {letter} ({name})", parent=letter, numbers=numbers)
+    return Base(label=f"parent {letter} ({blueprint.parent(letter).name})", parent=letter, numbers=numbers)
 
 
 def alone(letter: str, space: SearchSpace, blueprint: Blueprint) -> NumbersByPlace | None:

@@ -6,9 +6,9 @@ rendered of it, and the software. Its record is written last, so a process that 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,9 @@ from torch import Tensor
 
 from basics.digests import json_digest
 from optimizer.errors import PlotError
-from optimizer.merging.engine.export import write_file
 from optimizer.plot.tables import Cell
 from optimizer.runtime.digest_cache import DigestCache
-from optimizer.trial.kept_images import digests_of, read_kept, read_record
-from studies.files.png import encode_png
+from optimizer.trial.kept_images import keep_images, load_images, read_record, write_record
 from studies.records.stored_studies import software_versions
 from studies.spec.final import FinalSettings
 from studies.spec.fingerprints import scorer_fingerprints, suite_fingerprints
@@ -92,7 +90,7 @@ class KeptCells:
         if record is None:
             return None
         numbers = range(1, len(record["pixels"]) + 1)
-        return read_kept([self._picture(key, number) for number in numbers], record["pixels"])
+        return load_images([self._picture(key, number) for number in numbers], record["pixels"])
 
     def required_images(self, key: str) -> tuple[Tensor, ...]:
         """Return the images of a cell that was rendered.
@@ -109,12 +107,12 @@ class KeptCells:
         """Keep a cell's images, uint8 [3, h, w].
 
         Raises:
-            ExportError: they cannot be written.
+            PlotError: they cannot be written.
         """
-        self._make_folder()
-        for number, image in enumerate(images, start=1):
-            write_file(self._picture(key, number), encode_png(image.numpy()), overwrite=True)
-        self._write_record(key, {"pixels": digests_of(images)})
+        with self._explained():
+            self.folder.mkdir(exist_ok=True)
+            pixels = keep_images([self._picture(key, number) for number in range(1, len(images) + 1)], images)
+            write_record(self._record_file(key), {"pixels": pixels})
 
     def scores(self, key: str, scorers: str) -> Mapping[str, float | None] | None:
         """Return a cell's scores; None if it has none, or of scorers with other files."""
@@ -126,29 +124,32 @@ class KeptCells:
         """Add scores to a cell that is kept.
 
         Raises:
-            ExportError: they cannot be written.
+            PlotError: they cannot be written.
         """
         record = self._record(key) or {}
-        self._write_record(key, {**record, "scorers": scores.scorers, "scores": dict(scores.means)})
+        with self._explained():
+            write_record(self._record_file(key), {**record, "scorers": scores.scorers, "scores": dict(scores.means)})
 
     def size_bytes(self) -> int:
         """Return the bytes of all files in the folder."""
         return sum(file.stat().st_size for file in self.folder.glob("*") if file.is_file())
 
-    def _make_folder(self) -> None:
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say what to do where the folder cannot be written to."""
         try:
-            self.folder.mkdir(exist_ok=True)
+            yield
         except OSError as error:
             raise PlotError(
                 f"the rendered cells cannot be kept in {self.folder}: {error.strerror}; give another path with -o"
             ) from error
 
     def _record(self, key: str) -> dict[str, Any] | None:
-        record = read_record(self.folder / f"{key}.json")
+        record = read_record(self._record_file(key))
         return record if record is not None and _is_record(record) else None
 
-    def _write_record(self, key: str, record: Mapping[str, Any]) -> None:
-        write_file(self.folder / f"{key}.json", json.dumps(record).encode(), overwrite=True)
+    def _record_file(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
 
     def _picture(self, key: str, number: int) -> Path:
         return self.folder / f"{key}-{number}.png"

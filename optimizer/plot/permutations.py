@@ -41,10 +41,10 @@ def permutation_tables(
 
 
 def _table(blueprint: Blueprint, first: str, second: str, heading: str, suite: SuiteSettings) -> Table:
-    names = {parent.letter: parent.name for parent in blueprint.parents}
+    names = [f"{letter} ({blueprint.parent(letter).name})" for letter in (first, second)]
     order = sections(blueprint.architecture)
     columns = tuple(product((first, second), repeat=len(order)))
-    title = f"Parents {first} ({names[first]}) and {second} ({names[second]}); columns: {', '.join(order)}"
+    title = f"Parents {' and '.join(names)}; columns: {', '.join(order)}"
     return Table(
         title=f"{title} · {heading}" if heading else title,
         columns=tuple(" ".join(column) for column in columns),

@@ -8,10 +8,11 @@ from typing import Literal
 from optimizer.errors import PlotError
 from optimizer.plot.axes import Axis
 from optimizer.plot.changes import suite_changes
-from optimizer.plot.suites import most_images
+from optimizer.plot.suites import most_images, setting_of, shown
 from studies.spec.suite import SuiteSettings
 
 Kind = Literal["plot", "permutations", "ablation"]
+COUNTED = frozenset({"prompt", "seed", "size"})  # settings of whose values a suite has an image each
 IMAGES_TO_COMPARE = 4  # of a cell of permutations and ablations, where the suite has as many
 
 
@@ -32,11 +33,11 @@ class PlotRequest:
     sort: bool = False  # whether an ablation has the most different block first
 
     def __post_init__(self) -> None:
-        if self.kind != "plot" and (self.x or self.y):
-            given = self.x or self.y
+        given = self.x or self.y
+        if self.kind != "plot" and given is not None:
             raise PlotError(
-                f"--{_OPTIONS[self.kind]} has its own columns and rows: leave out {given.option if given else ''}; --z "
-                "may vary a setting of the suite, such as prompt"
+                f"--{_OPTIONS[self.kind]} has its own columns and rows: leave out {given.option}; --z may vary a "
+                "setting of the suite, such as prompt"
             )
         if self.kind == "permutations" and self.base is not None:
             raise PlotError("--permute assigns whole parents and has no base: leave out --base")
@@ -64,6 +65,18 @@ class PlotRequest:
                 raise PlotError(
                     f"--z: {axis.name} is no setting of the suite, and only these may vary here: use prompt"
                 )
+        images = self.image_count(suite)
+        for cell_suite in self._suites(suite):
+            shown(cell_suite, images)
+
+    def _suites(self, suite: SuiteSettings) -> list[SuiteSettings]:
+        """Return the suites that the axes make of one, as far as these change how many images there are."""
+        suites = [suite]
+        for axis in (self.z, self.y, self.x):
+            if axis is not None and setting_of(axis.name) in COUNTED:
+                changes = suite_changes(axis, suite) or ()
+                suites = [change.suite_of(each) for each in suites for change in changes]
+        return suites
 
     def image_count(self, suite: SuiteSettings) -> int:
         """Return the images of each cell: as asked for, else one, or up to 4 where pictures are compared.

@@ -60,7 +60,7 @@ class PlotWork:
 
         Raises:
             RenderError, CheckpointError, LoraError, NoMemoryError: a part cannot be loaded or rendered here.
-            ExportError: a cell cannot be kept.
+            PlotError: a cell cannot be kept.
         """
         results = {identity: CellResult(key=self.keys.of(cell)) for identity, cell in self.cells.items()}
         if not missing:
@@ -85,8 +85,7 @@ class PlotWork:
 
         Raises:
             ScorerError, NoMemoryError: a scorer cannot be loaded.
-            PlotError: images of a cell are gone.
-            ExportError: a score cannot be kept.
+            PlotError: images of a cell are gone, or a score cannot be kept.
         """
         scored = {
             identity: replace(result, scores=_of(spec, found))

@@ -6,16 +6,18 @@ A process that is killed leaves images with a record, which are whole, and some 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
+from basics.files import replace_file
 from basics.pictures import UNREADABLE
 from optimizer.rendering.contact_sheet import to_tensor
 from optimizer.trial.evaluation import pixels_digest
+from studies.files.png import encode_png
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -27,20 +29,39 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def digests_of(images: Iterable[Tensor]) -> list[str]:
-    """Return what a record says of images, uint8 [3, h, w] each: the sha256 of their pixels."""
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record, or put it in the place of another.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    replace_file(path, json.dumps(record).encode())
+
+
+def keep_images(paths: Sequence[Path], images: Sequence[Tensor]) -> list[str]:
+    """Write images, uint8 [3, h, w] each, and return what a record says of them: the sha256 of their pixels.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    for path, image in zip(paths, images, strict=True):
+        replace_file(path, encode_png(image.numpy()))
+    return _digests(images)
+
+
+def _digests(images: Iterable[Tensor]) -> list[str]:
     return [pixels_digest(image) for image in images]
 
 
-def read_kept(paths: Sequence[Path], digests: Sequence[str]) -> tuple[Tensor, ...] | None:
+def load_images(paths: Sequence[Path], digests: Sequence[str]) -> tuple[Tensor, ...] | None:
     """Read images, uint8 [3, h, w] each; None if one is gone, damaged, or not what was kept.
 
     Args:
-        digests: from `digests_of`.
+        digests: from `keep_images`.
     """
     images = [_read(path) for path in paths]
     found = tuple(image for image in images if image is not None)
-    return found if digests_of(found) == list(digests) else None
+    return found if _digests(found) == list(digests) else None
 
 
 def _read(path: Path) -> Tensor | None:

@@ -80,6 +80,10 @@ class Blueprint:
         )
         return self._of(steps, loras)
 
+    def parent(self, letter: str) -> Parent:
+        """Return a parent by its letter."""
+        return next(parent for parent in self.parents if parent.letter == letter)
+
     def parent_alone(self, letter: str) -> Recipe:
         """Return the recipe of one parent, with its own VAE if it has one and without LoRAs: what merges must beat."""
         if letter == self.parents[0].letter:

@@ -124,7 +124,7 @@ def _asked(parents: Sequence[Path]) -> Wishes:
     loras: list[Path] = []
     while lora := answer("A LoRA whose weight is searched (Enter: no more)", or_nothing(something_there)):
         loras.append(lora)
-    hours = number_between(0, MOST_HOURS, USUAL_HOURS)
+    hours = number_between(LEAST_HOURS, MOST_HOURS, USUAL_HOURS)
     return Wishes(
         parents=tuple(wanted),
         loras=tuple(loras),
@@ -209,21 +209,27 @@ def _drafted(wishes: Wishes, prompts: tuple[str, ...], cache: Path, *, measure: 
         sizing=unmeasured(len(prompts or EXAMPLE_PROMPTS)),
     )
     print_found(draft)
-    return _sized(draft, cache, measure=measure)
+    return _measured(draft, cache) if measure else _checked(draft)
 
 
-def _sized(draft: Draft, cache: Path, *, measure: bool) -> Draft:
-    """Check that a study can be made of the draft, and give it the size that fits into its hours, if it is measured."""
-    from optimizer.drafting.measuring import measured, plan_to_measure
+def _checked(draft: Draft) -> Draft:
+    """Check that a study can be made of the draft."""
+    from optimizer.drafting.measuring import plan_to_measure
+
+    plan_to_measure(draft)
+    return draft
+
+
+def _measured(draft: Draft, cache: Path) -> Draft:
+    """Check that a study can be made of the draft, and give it the size that fits into its hours."""
+    from optimizer.drafting.measuring import measure, plan_to_measure
     from optimizer.errors import NoMemoryError
 
     plan = plan_to_measure(draft)
-    if not measure:
-        return draft
     parents = hash_with_progress(plan, digests=digest_cache(cache))
     try:
         with console.status("rendering a few images, to learn how long they take here"):
-            return measured(draft, plan, parents, cache)
+            return measure(draft, plan, parents, cache)
     except NoMemoryError as error:  # of this machine, now: the study may run elsewhere
         print_notes([f"nothing was measured: {error}"])
         return draft

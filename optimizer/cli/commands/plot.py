@@ -192,7 +192,7 @@ def _source(text: str, storage: str) -> PlotSource:
 
 def _targets(output: Path | None, usual: str, *, force: bool) -> Targets:
     """Return the files to write, which must not exist without `--force`."""
-    from optimizer.merging.files.targets import refuse_target
+    from optimizer.merging.files.targets import refuse_target, refuse_unwritable
 
     png = output or Path(f"{usual}.png")
     if png.suffix.lower() not in {".png", ".html"}:
@@ -202,6 +202,7 @@ def _targets(output: Path | None, usual: str, *, force: bool) -> Targets:
         refuse_target(target, overwrite=force)
     if targets.cells.exists() and not targets.cells.is_dir():
         fail(f"{targets.cells} is no folder, and rendered cells are kept there: give another path with -o")
+    refuse_unwritable(targets.png.parent)
     return targets
 
 

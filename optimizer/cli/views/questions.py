@@ -66,15 +66,15 @@ def folder_there(text: str) -> Path:
 
 
 def number_between(low: float, high: float, usual: float) -> Callable[[str], float]:
-    """Return a parser of numbers above `low` and up to `high`; an empty answer is the usual one."""
+    """Return a parser of numbers from `low` to `high`; an empty answer is the usual one."""
 
     def parse(text: str) -> float:
         try:
             number = float(text.replace(",", ".")) if text else usual
         except ValueError:
             raise ValueError(f"expected a number, such as {usual:g}, got {text!r}") from None
-        if not low < number <= high:
-            raise ValueError(f"expected a number above {low:g} and up to {high:g}, got {text!r}")
+        if not low <= number <= high:
+            raise ValueError(f"expected a number from {low:g} to {high:g}, got {text!r}")
         return number
 
     return parse

@@ -8,7 +8,7 @@ import pytest
 
 from optimizer.drafting.names import lora_names, seen_from, study_name
 from optimizer.drafting.scorers import choose_scorers
-from optimizer.drafting.sizing import LEAST_TRIALS, MOST_TRIALS, seed_counts, sized, unmeasured
+from optimizer.drafting.sizing import LEAST_TRIALS, MOST_TRIALS, seed_counts, size_for_hours, unmeasured
 from optimizer.runtime.timing import StudyTiming
 from scorers.distances.kinds import FID_INCEPTION
 from scorers.registry import kinds_here
@@ -26,19 +26,19 @@ def timing(trial_seconds: float, final_seconds: float = 0.0) -> StudyTiming:
 
 
 def test_a_study_fits_into_its_hours() -> None:
-    found = sized(4, 2.0, lambda seeds: timing(20.0 * seeds, final_seconds=720))
+    found = size_for_hours(4, 2.0, lambda seeds: timing(20.0 * seeds, final_seconds=720))
     assert (found.seeds, found.trials, found.seconds) == (4, 81, 81 * 80 + 720)
     assert found.granularity == "blocks"
 
 
 def test_seeds_are_given_up_before_trials() -> None:
-    found = sized(4, 1.0, lambda seeds: timing(20.0 * seeds))
+    found = size_for_hours(4, 1.0, lambda seeds: timing(20.0 * seeds))
     assert (found.seeds, found.trials) == (3, 60)
 
 
 @pytest.mark.parametrize(("hours", "trials"), [(0.01, LEAST_TRIALS), (1000.0, MOST_TRIALS)])
 def test_there_are_neither_too_few_nor_too_many_trials(hours: float, trials: int) -> None:
-    assert sized(8, hours, lambda seeds: timing(60.0 * seeds)).trials == trials
+    assert size_for_hours(8, hours, lambda seeds: timing(60.0 * seeds)).trials == trials
 
 
 @pytest.mark.parametrize(
