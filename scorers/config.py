@@ -59,6 +59,7 @@ class ClipModelSettings(ScorerSettings):
     pretrained: str = "openai"  # an open_clip tag, or a weight file
     trained_as: str | None = None  # for a weight file: the tag with its activation and normalisation
     config_dir: SpecPath | None = None  # folder of your own architectures: <model>.json in open_clip's format
+    tokenizer: SpecPath | None = None  # tokenizer.json of a SigLIP; None: the public file. CLIP's own is in open_clip
 
     @field_validator("pretrained")
     @classmethod

@@ -5,6 +5,7 @@ ScorerError
 ├── BrokenPluginError      an installed plug-in cannot be loaded, or its name is already taken
 ├── ScorerSettingsError    an option is unknown, missing or invalid
 ├── MissingWeightsError    a weight file is not on this machine and could not be downloaded
+├── MissingPackageError    a Python package that only this scorer needs is not installed
 ├── WrongWeightsError      a weight file exists but has the wrong content
 ├── ReferenceImagesError   the reference folder is missing, unreadable, or has too few images
 └── SuiteImagesError       the rendered images cannot be scored: wrong type or shape, too few
@@ -33,6 +34,10 @@ class ScorerSettingsError(ScorerError):
 
 class MissingWeightsError(ScorerError):
     """A weight file is not on this machine and could not be downloaded."""
+
+
+class MissingPackageError(ScorerError):
+    """A Python package that only this scorer needs is not installed."""
 
 
 class WrongWeightsError(ScorerError):

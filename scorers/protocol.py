@@ -2,8 +2,8 @@
 
 There are two kinds. An image scorer gives each image a number, and the mean over the suite is its score. A set scorer
 compares the whole set with reference images and gives one number. It is split into `features` (slow: a network) and
-`score` (fast: linear algebra), so that a bootstrap can call `score(features[index])` hundreds of times without
-rendering or embedding anything again.
+`score` (fast: linear algebra), so that a standard error can call `score(features[index])` for the set without each of
+the prompts, without rendering or embedding anything again.
 """
 
 from __future__ import annotations
@@ -147,7 +147,11 @@ class SetScorer(Protocol):
         ...
 
     def score(self, features: Tensor) -> float:
-        """Return the score of the set with these features [n, d]: any selection of rows, with or without repeats."""
+        """Return the score of the set with these features [n, d]: any selection of rows of a suite.
+
+        Raises:
+            SuiteImagesError: these are too few rows for it. A score that needs all of a suite's has no interval.
+        """
         ...
 
 

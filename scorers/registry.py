@@ -24,11 +24,14 @@ from pydantic import ValidationError
 from basics.messages import in_one_line, unknown_name
 from basics.settings import explain_all
 from scorers import config
+from scorers.aesthetics import anime_kinds as anime
 from scorers.aesthetics import kinds as aesthetics
+from scorers.distances import embedding_kinds as embedding_distances
 from scorers.distances import kinds as distances
 from scorers.errors import BrokenPluginError, ScorerSettingsError, UnknownScorerError
 from scorers.kind import ScorerKind
 from scorers.pixels import kinds as pixels
+from scorers.preference import kinds as preference
 from scorers.prompt_fit import kinds as prompt_fit
 from scorers.weights.needs import ReferenceFolder
 
@@ -45,7 +48,15 @@ _log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=config.ScorerSettings)
 
 
-BUILTIN_KINDS: dict[str, ScorerKind] = {**prompt_fit.KINDS, **aesthetics.KINDS, **distances.KINDS, **pixels.KINDS}
+BUILTIN_KINDS: dict[str, ScorerKind] = {
+    **prompt_fit.KINDS,
+    **preference.KINDS,
+    **aesthetics.KINDS,
+    **anime.KINDS,
+    **distances.KINDS,
+    **embedding_distances.KINDS,
+    **pixels.KINDS,
+}
 
 
 def kinds() -> dict[str, ScorerKind]:

@@ -13,7 +13,8 @@ from stored_study import Score, store_study
 
 from optimizer.outcome.final import HeldOutResult, judge
 from optimizer.report.page import report_page
-from optimizer.trial.gains import Evidence, gains
+from optimizer.trial.evidence import Evidence
+from optimizer.trial.gains import gains
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.trial.stored_scores import scores_of, trial_scores

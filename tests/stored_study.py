@@ -99,7 +99,7 @@ def _record(
     records: StudyRecords, number: int, objective: Objective, scores: Mapping[str, tuple[float, ...]]
 ) -> list[float]:
     """Store a trial's scores, and return the objective's values."""
-    values = objective.values({key: float(np.mean(items)) for key, items in scores.items()})
+    values = objective.values({key: float(np.nanmean(items)) for key, items in scores.items()})
     result = TrialResult(
         objectives=values,
         image_scores=scores,

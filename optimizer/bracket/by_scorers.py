@@ -15,7 +15,8 @@ from optimizer.errors import BracketError, UnscorableTrial
 from optimizer.rendering.prediction import agreed_prediction
 from optimizer.runtime.setup import build_scorers
 from optimizer.trial.evaluation import scoring_of
-from optimizer.trial.gains import Evidence, difference, difference_interval
+from optimizer.trial.evidence import Evidence
+from optimizer.trial.gains import difference, difference_interval
 from optimizer.trial.objective import Objective
 from scorers.protocol import Scorer
 from studies.spec.fingerprints import scorer_fingerprints

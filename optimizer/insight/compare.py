@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 from optimizer.errors import PromptError
 from optimizer.trial.best import Best, best_of, load_results
-from optimizer.trial.gains import mean_interval
+from optimizer.trial.by_prompt import basis_of_lines
 from optimizer.trial.objective import SINGLE, Objective, Scores
 from optimizer.trial.repeats import first_of_each, positions_once
+from optimizer.trial.standard_errors import mean_interval
 from optimizer.trial.stored_scores import trial_scores
 from optimizer.trial.weighted import grouped
 from scorers.protocol import Direction, ScorerInfo
 from search_spaces.blocks import Architecture
 from studies.records.study_records import StudyRecords
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.values import Basis, StoredStudy, StoredTrial
 from studies.spec.fingerprints import files_of_scorer, those_of_suite
 from studies.spec.suite import SuiteItem
 
@@ -58,6 +59,7 @@ class Paired:
     low: float | None  # lower end of the 95 % interval; None for a single item
     high: float | None  # upper end
     items: int
+    basis: Basis  # what the interval is over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,8 +245,18 @@ def _paired(name: str, direction: Direction, lines: Sequence[NDArray[np.float64]
         lines: [items] each, NaN where a scorer leaves one out.
         side: the study whose weights count.
     """
-    positions, weights = _positions(side), side.scores.weights
+    positions, scores = _positions(side), side.scores
     chosen = [line[positions] for line in lines]
-    difference, low, high = mean_interval(chosen, None if weights is None else weights[positions])
-    items = int(np.any([~np.isnan(line) for line in chosen], axis=0).sum())
-    return Paired(name=name, direction=direction, difference=difference, low=low, high=high, items=items)
+    weights = None if scores.weights is None else scores.weights[positions]
+    prompts = np.arange(len(positions)) if scores.prompts is None else scores.prompts[positions]
+    difference, low, high = mean_interval(chosen, weights, prompts)
+    seen = [~np.isnan(line) for line in chosen]
+    return Paired(
+        name=name,
+        direction=direction,
+        difference=difference,
+        low=low,
+        high=high,
+        items=int(np.any(seen, axis=0).sum()),
+        basis=basis_of_lines(seen, prompts),
+    )

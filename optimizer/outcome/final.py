@@ -21,7 +21,8 @@ from optimizer.rendering.sameness import seen_seeds
 from optimizer.runtime.setup import Runtime
 from optimizer.search.shortlist import Rank
 from optimizer.trial.evaluation import Evaluator
-from optimizer.trial.gains import Evidence, gains
+from optimizer.trial.evidence import Evidence
+from optimizer.trial.gains import gains
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, complete_parents
 from optimizer.trial.repeats import first_of_each, positions_once

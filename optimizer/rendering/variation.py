@@ -58,6 +58,7 @@ def _prompt_of(item: SuiteItem) -> SuitePrompt:
         clip_skip=item.clip_skip,
         weight=item.weight,
         without=item.without,
+        group=item.group,
     )
 
 

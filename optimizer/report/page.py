@@ -19,6 +19,7 @@ from basics.messages import counted
 from optimizer.errors import NothingToReportError, TooFewTrialsError
 from optimizer.insight.importance import RELIABLE, Findings, Insight, insight
 from optimizer.report.figures import GainFigure, gain_figure
+from optimizer.report.groups import gains_by_group
 from optimizer.report.html import digest_of, page_environment, source_of
 from optimizer.report.pictures import (
     PAGE_BYTES,
@@ -173,6 +174,7 @@ def _of_result(results: Results, prompts: PromptGains, columns: Sequence[Column]
         "prompts": prompts,
         "scores": score_rows(results, [column.trial for column in columns]),
         "considered": considered_in(results),
+        "groups": gains_by_group(results, held_out=results.is_held_out),
         "counts": _counts(results),
         "started": _date(study.created_at),
         "written": _date(datetime.now().timestamp()),  # noqa: DTZ005 - local time, as people read it

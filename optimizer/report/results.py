@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizer.errors import NothingToReportError
@@ -131,6 +131,13 @@ def results_of(records: StudyRecords, objective: Objective, weights: Mapping[str
         raise NothingToReportError(
             f"study {records.study.name!r} has no complete trial, so there is nothing to report: see `{showing}`"
         )
+    return results_with(records, objective, trials, final, best)
+
+
+def results_with(
+    records: StudyRecords, objective: Objective, trials: Sequence[StoredTrial], final: Final | None, best: Best
+) -> Results:
+    """Return the results of a study of which trials, final and best are read already, as `load_results` gives them."""
     return Results(
         records=records,
         objective=objective,

@@ -10,6 +10,7 @@ from basics.messages import counted
 from optimizer.report.prompts import PromptGains
 from optimizer.report.results import Results
 from optimizer.report.wording import interval, signed, with_interval
+from optimizer.trial.gain_text import basis_notes
 from optimizer.trial.judgement import flaws, is_ahead, is_surely_better, is_surely_worse
 from optimizer.trial.objective import SINGLE
 from optimizer.trial.ranking import parent_trials
@@ -90,6 +91,8 @@ def _sentences(results: Results, prompts: PromptGains) -> Iterator[str]:
     elif results.gain is not None:
         yield _how_much(results, results.gain)
         yield _how_sure(results, results.gain)
+        suite = results.suite(held_out=results.is_held_out)
+        yield from (f"{_sentence(note)}." for note in basis_notes([{SINGLE: results.gain}], suite))
         yield from _shrinkage(results, results.gain)
         yield from _lost(results, prompts)
     elif results.parents:
@@ -179,6 +182,8 @@ def _of_front(results: Results) -> Iterator[str]:
         where = "on images that the search never saw" if results.is_held_out else "on the images of the search"
         told = ", ".join(f"{name} {with_interval(gain)}" for name, gain in gained.items())
         yield f"Its gains {where}, each over the parent that is better in it: {told}."
+        suite = results.suite(held_out=results.is_held_out)
+        yield from (f"{_sentence(note)}." for note in basis_notes([gained], suite))
     lost = [name for name, gain in gained.items() if is_surely_worse(gain)]
     if lost and best.caveat is None:
         yield f"It surely loses in {' and '.join(lost)}."

@@ -19,7 +19,7 @@ from optimizer.rendering.largest_batches import BatchTooLarge
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.wording import wording
 from optimizer.rendering.render import Renderer
-from optimizer.trial.gains import Evidence
+from optimizer.trial.evidence import Evidence
 from optimizer.trial.objective import Scores
 from optimizer.trial.scoring import ScoredImages, Scoring, joined
 from scorers.memory import lacks_memory

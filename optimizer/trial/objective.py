@@ -75,6 +75,7 @@ class Scores:
     by_item: Mapping[str, NDArray[np.float64]]  # image scorer -> [items]; NaN where it leaves an item out
     by_set: Mapping[str, float]  # set scorer -> the score of all its items together
     weights: NDArray[np.float64] | None = None  # [items], of the means; None: all count alike
+    prompts: NDArray[np.int64] | None = None  # [items], equal for items of one prompt; None: each has its own
     members: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     """Set scorer -> positions of the items that it looks at; one that looks at all is not in here."""
 

@@ -6,9 +6,11 @@ confidence interval of its difference is below zero:
 
     d + t(1 - e / looks; n - 1) * s / sqrt(n) * sqrt(1 - n / N) < 0
 
-d is the mean difference over the n of N items rendered so far and s / sqrt(n) its standard error (from the bootstrap if
-a set score takes part). The last factor is the finite population correction: the question is whether the trial would be
+d is the mean difference over the n of N items rendered so far and s / sqrt(n) its standard error (by the jackknife if a
+set score takes part). The last factor is the finite population correction: the question is whether the trial would be
 the best over this suite, n items of which are known already; for items with weights see `unseen_share` in weighted.py.
+So the interval is over images, unlike that of a gain: what is not rendered yet are images of this suite, and the known
+ones are a random part of them, whichever prompts they share.
 As long as a scorer of the objective looks at none of the items, the trial goes on. A trial may be stopped by mistake at
 every look, so each look takes an equal share of the error e = 1 - confidence (Bonferroni). A trial that is as good as
 the incumbent thus renders the full suite with at least the requested confidence. If its differences have a long upper
@@ -28,7 +30,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optimizer.trial.gains import Evidence, difference, difference_interval, unseen
+from optimizer.trial.evidence import Evidence
+from optimizer.trial.gains import difference, difference_interval, unseen
 from optimizer.trial.objective import SINGLE, Term
 from studies.records.values import StoredTrial
 from studies.spec.search import RacingSettings
@@ -68,7 +71,7 @@ class Race:
         if not trial.knows(self.terms):  # a scorer looks at none of these items
             return True
         error = (1 - self.confidence) / self.looks  # one-sided, of one look
-        _, high = difference_interval(trial, incumbent, self.terms, 1 - 2 * error)
+        _, high = difference_interval(trial, incumbent, self.terms, 1 - 2 * error, "images")
         if high is None:
             return True
         value = difference(trial, incumbent, self.terms)

@@ -16,7 +16,9 @@ from ftfy import fix_text
 
 from basics.messages import first_of
 from optimizer.errors import PromptError
-from optimizer.trial.gains import Evidence, difference, difference_interval, standard_errors, terms_of
+from optimizer.trial.by_prompt import basis_of
+from optimizer.trial.evidence import Evidence
+from optimizer.trial.gains import difference, difference_interval, standard_errors, terms_of
 from optimizer.trial.objective import Objective, Term
 from optimizer.trial.ranking import parent_trials
 from optimizer.trial.stored_scores import rendered_items, scores_of
@@ -162,7 +164,7 @@ def _gain(stored: Gain, own: Evidence, parent: Evidence | None, terms: Iterable[
     if parent is None or any(term.scorer not in own.scores.by_item for term in terms):
         return replace(stored, low=None, high=None)
     low, high = difference_interval(own, parent, terms)
-    return replace(stored, value=difference(own, parent, terms), low=low, high=high)
+    return replace(stored, value=difference(own, parent, terms), low=low, high=high, basis=basis_of(own, terms))
 
 
 def final_counted_once(records: StudyRecords, final: Final, trials: Sequence[StoredTrial]) -> Final:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from basics.messages import first_line
 from optimizer.errors import UnscorableTrial
-from optimizer.trial.gains import Evidence, Resampled
+from optimizer.trial.by_prompt import prompt_numbers
+from optimizer.trial.evidence import Evidence, Resampled
 from optimizer.trial.objective import Scores
 from scorers.memory import lacks_memory
 from scorers.protocol import ImageScorer, Scorer, SetScorer, SuiteImages
@@ -30,6 +31,7 @@ class ScoredImages:
     items: tuple[int, ...]
     images: tuple[Tensor, ...]  # uint8 [3, h, w]
     weights: NDArray[np.float64]  # [items]
+    prompts: tuple[str, ...]  # [items], as they are written
     by_item: Mapping[str, NDArray[np.float64]]  # image scorer -> [items]; NaN where it leaves an item out
     features: Mapping[str, Tensor]  # set scorer -> [members, d], on the CPU
     members: Mapping[str, tuple[int, ...]]  # scorer -> those of the items that it looks at
@@ -85,6 +87,7 @@ class Scoring:
             items=tuple(item.index for item in items),
             images=images,
             weights=np.array([item.weight for item in items]),
+            prompts=tuple(item.prompt for item in items),
             by_item=by_item,
             features=features,
             members=members,
@@ -110,7 +113,13 @@ class Scoring:
             if not finite.get(name, True):
                 raise UnscorableTrial(f"scorer {name} returned a value that is not finite", "scorer")
         members = {name: positions for name, positions in looked_at.items() if name not in part.by_item}
-        return Scores(by_item=part.by_item, by_set=by_set, weights=part.weights, members=members)
+        return Scores(
+            by_item=part.by_item,
+            by_set=by_set,
+            weights=part.weights,
+            prompts=prompt_numbers(part.prompts),
+            members=members,
+        )
 
     def evidence(self, scores: Scores, features: Mapping[str, Tensor]) -> Evidence:
         """Return what a comparison with other trials needs.
@@ -141,6 +150,7 @@ def joined(parts: Sequence[ScoredImages]) -> ScoredImages:
         return parts[0]
     items = [item for part in parts for item in part.items]
     images = [image for part in parts for image in part.images]
+    prompts = [prompt for part in parts for prompt in part.prompts]
     order = np.argsort(items)
     members = {name: [item for part in parts for item in part.members[name]] for name in parts[0].members}
     rows = {name: np.argsort(of_scorer) for name, of_scorer in members.items()}
@@ -149,6 +159,7 @@ def joined(parts: Sequence[ScoredImages]) -> ScoredImages:
         items=tuple(items[index] for index in order),
         images=tuple(images[index] for index in order),
         weights=np.concatenate([part.weights for part in parts])[order],
+        prompts=tuple(prompts[index] for index in order),
         by_item={name: np.concatenate([part.by_item[name] for part in parts])[order] for name in parts[0].by_item},
         features={
             name: torch.cat([part.features[name] for part in parts if name in part.features])[rows[name]]

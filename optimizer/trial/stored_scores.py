@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from optimizer.trial.by_prompt import prompt_numbers
 from optimizer.trial.objective import Scores
 from studies.records.stored_renders import load_renders, load_scores
 from studies.records.study_records import StudyRecords
@@ -49,5 +50,6 @@ def scores_of(
         by_item={name: np.array(values, dtype=np.float64) for name, values in by_item.items()},
         by_set=dict(by_set),
         weights=np.array([item.weight for item in items]),
+        prompts=prompt_numbers([item.prompt for item in items]),
         members={name: positions for name, positions in looked_at.items() if positions.size < len(items)},
     )

@@ -1,5 +1,7 @@
 """Means over items that count differently, or that a scorer leaves out, with their standard errors.
 
+An item is an image or, where the means of prompts are averaged, a prompt: see by_prompt.py.
+
 Notation, for one scorer or for several that leave out the same items:
     x_i   value of item i; NaN where it is left out, as if the suite did not have it
     w_i   its weight, positive
@@ -34,7 +36,7 @@ SURELY_ONE = 1 - 1e-9  # a sum of squared shares from which on a single item cou
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """What the standard error of a sum of means is made of."""
+    """What the standard error of a mean, or of a sum of means, is made of."""
 
     contributions: Values  # [items]; the squared standard error is the sum of their squares
     freedom: float  # effective degrees of freedom
@@ -64,7 +66,7 @@ def weighted_mean(values: Values, weights: NDArray[np.float64] | None) -> float 
     plain = plain_values(values, weights)
     if plain is not None:
         return float(plain.mean()) if plain.size else None
-    share = _shares(values, weights)
+    share = shares(values, weights)
     return float(np.sum(share * np.where(np.isnan(values), 0.0, values)))
 
 
@@ -77,33 +79,41 @@ def grouped(lines: Iterable[Values]) -> list[Values]:
     return list(sums.values())
 
 
-def spread(lines: Sequence[Values], weights: NDArray[np.float64] | None) -> Spread | None:
-    """Return the spread of the sum of the lines' weighted means; None if a line has fewer than two items that count.
+def spread(values: Values, weights: NDArray[np.float64] | None) -> Spread | None:
+    """Return the spread of a weighted mean; None if fewer than two items count."""
+    share = shares(values, weights)
+    known = np.where(share > 0, values, 0.0)
+    return spread_of_residuals(known - np.sum(share * known), share)
 
-    The degrees of freedom are the smallest of any line, which errs on the side of a wider interval.
+
+def spread_of_residuals(residuals: Values, share: Values) -> Spread | None:
+    """Return the spread of a mean; None if fewer than two items count.
+
+    Args:
+        residuals: e [items]; those of items without a share do not matter.
+        share: a [items], with the sum 1.
     """
-    parts = [_spread(line, weights) for line in lines]
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts) or not known:
-        return None
-    contributions = np.sum([part.contributions for part in known], axis=0)
-    return Spread(contributions=contributions, freedom=min(part.freedom for part in known))
-
-
-def _spread(values: Values, weights: NDArray[np.float64] | None) -> Spread | None:
-    share = _shares(values, weights)
     squares = float(np.sum(share**2))
     if not 0 < squares < SURELY_ONE:
         return None
-    counts = share > 0
-    known = np.where(counts, values, 0.0)
-    residual = np.where(counts, known - np.sum(share * known), 0.0)
     variance = (1 - share) ** 2 + (squares - share**2)  # 1 - 2 a + sum(a^2), without cancellation
     factor = share**2 / variance
     half = squares / 2 - share  # c_ij = half_i + half_j for i != j
     doubled = 2 * np.sum(factor) * np.sum(factor * half**2) + 2 * np.sum(factor * half) ** 2
     own = np.sum(factor**2 * (variance**2 - 4 * half**2))
-    return Spread(contributions=np.sqrt(factor) * residual, freedom=float(squares**2 / (doubled + own)))
+    return Spread(contributions=np.sqrt(factor) * residuals, freedom=float(squares**2 / (doubled + own)))
+
+
+def spread_of_sum(parts: Sequence[Spread | None]) -> Spread | None:
+    """Return the spread of the sum of some means over the same items; None if one of them has none.
+
+    The degrees of freedom are the smallest of any, which errs on the side of a wider interval.
+    """
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or not known:
+        return None
+    contributions = np.sum([part.contributions for part in known], axis=0)
+    return Spread(contributions=contributions, freedom=min(part.freedom for part in known))
 
 
 def unseen_share(seen: Values, whole: Values, weights: NDArray[np.float64] | None) -> float:
@@ -126,7 +136,7 @@ def unseen_share(seen: Values, whole: Values, weights: NDArray[np.float64] | Non
     return ((squares - seen_squares) + (total - known) ** 2 * error) / (total**2 * error)
 
 
-def _shares(values: Values, weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
+def shares(values: Values, weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """Return the share of each item, [items], with the sum 1; 0 where it is left out."""
     present = ~np.isnan(values)
     given = np.where(present, 1.0 if weights is None else weights, 0.0)

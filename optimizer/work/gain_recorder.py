@@ -10,7 +10,8 @@ from optimizer.errors import OptimizerError, StorageError
 from optimizer.observe.trial_notes import trial_note
 from optimizer.runtime.plan import Plan
 from optimizer.search.depth.ties import Split, split_of
-from optimizer.trial.gains import Evidence, gains, standard_errors
+from optimizer.trial.evidence import Evidence
+from optimizer.trial.gains import gains, standard_errors
 from optimizer.trial.objective import Scores
 from optimizer.trial.ranking import parent_trials
 from optimizer.trial.repeats import first_of_each, positions_once
@@ -62,6 +63,8 @@ class GainRecorder:
     def fill_gains(self, current: int | None = None) -> None:
         """Compare every finished trial with the parents, as soon as all parents have ended.
 
+        Gains of an earlier version, whose intervals are over images, are computed anew.
+
         Args:
             current: the trial whose note is written later.
 
@@ -79,7 +82,7 @@ class GainRecorder:
             return
         evidence = {letter: self.known_evidence(trial) for letter, trial in finished.items()}
         for trial in trials:
-            if trial.state == "complete" and not trial.gains:
+            if trial.state == "complete" and not trial.has_gains:
                 items = list(range(len(self._plan.spec.suite.items())))
                 if trial.estimated:
                     items = [render.item for render in stored_renders.load_renders(self._records, trial)]

@@ -27,6 +27,17 @@ AESTHETIC = ScorerInfo(
     scope="image",
 )
 
+AESTHETIC_V25 = ScorerInfo(
+    name="aesthetic_v25",
+    label="aesthetic v2.5",
+    summary="how much people would like an image, 1 to 10, predicted from its SigLIP embedding; for illustrations too",
+    direction="maximize",
+    # A quarter of a point on the scale of ten, as for LAION's.
+    unit=0.25,
+    range=(1.0, 10.0),
+    scope="image",
+)
+
 CLIP_IQA = ScorerInfo(
     name="clip_iqa",
     label="CLIP-IQA",
@@ -50,12 +61,35 @@ AESTHETIC_V2 = PublicFile(
     setting="head",
 )
 
+# The digest is that of the file in the author's repository at the commit below; a public table of scorers of another
+# project pins the same. Looked up on 2026-11-27.
+AESTHETIC_V25_HEAD = PublicFile(
+    title="aesthetic predictor v2.5 head",
+    name="aesthetic_predictor_v2_5.pth",
+    url="https://raw.githubusercontent.com/discus0434/aesthetic-predictor-v2-5/"
+    "3125a9e1f275092432ffc336f2908eda812c373c/models/aesthetic_predictor_v2_5.pth",
+    sha256="a6caf256b3dc434273c98dcb12f6bf17c5d4fc647d8df11f038386923dd06220",
+    size_bytes=2_644_834,
+    licence="AGPL-3.0",
+    setting="head",
+)
+
+#: The SigLIP that the head was trained on: google/siglip-so400m-patch14-384, in open_clip's format.
+SIGLIP_OF_THE_HEAD = ClipModelSettings(model="ViT-SO400M-14-SigLIP-384", pretrained="webli")
+
 
 class AestheticSettings(ScorerSettings):
     """Options of `aesthetic`."""
 
     clip: ClipModelSettings = ClipModelSettings()
     head: SpecPath | None = None  # LAION head, v2 or v1; None: the pinned v2 file
+
+
+class AestheticV25Settings(ScorerSettings):
+    """Options of `aesthetic_v25`."""
+
+    clip: ClipModelSettings = SIGLIP_OF_THE_HEAD
+    head: SpecPath | None = None  # None: the pinned file
 
 
 class ClipIqaSettings(ScorerSettings):
@@ -71,6 +105,11 @@ def _aesthetic_needs(settings: AestheticSettings | None) -> tuple[Need, ...]:
     return WeightNeed(named=settings.head, public=AESTHETIC_V2), ClipNeed(settings=settings.clip)
 
 
+def _aesthetic_v25_needs(settings: AestheticV25Settings | None) -> tuple[Need, ...]:
+    settings = settings or AestheticV25Settings()
+    return WeightNeed(named=settings.head, public=AESTHETIC_V25_HEAD), ClipNeed(settings=settings.clip)
+
+
 def _clip_iqa_needs(settings: ClipIqaSettings | None) -> tuple[Need, ...]:
     return (ClipNeed(settings=(settings or ClipIqaSettings()).clip),)
 
@@ -81,6 +120,12 @@ KINDS = by_name(
         settings=AestheticSettings,
         builder="scorers.aesthetics.laion:build",
         needs=_aesthetic_needs,
+    ),
+    ScorerKind(
+        info=AESTHETIC_V25,
+        settings=AestheticV25Settings,
+        builder="scorers.aesthetics.siglip_v25:build",
+        needs=_aesthetic_v25_needs,
     ),
     ScorerKind(
         info=CLIP_IQA,

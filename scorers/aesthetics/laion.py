@@ -8,12 +8,11 @@ were fitted to ratings from 1 to 10. The keys of a file tell which of the two it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-import torch.nn.functional as F
+from typing import TYPE_CHECKING
 
 from basics.files import sha256_of
 from scorers.aesthetics import kinds
+from scorers.aesthetics.heads import Affine, apply_head, input_width, keys_of, read_layers, wrong_keys
 from scorers.errors import ScorerSettingsError, WrongWeightsError
 from scorers.networks.clip import ClipEmbedder, shared_embedder
 from scorers.weights.fetch import resolve
@@ -32,13 +31,6 @@ _V2_PREFIXES = tuple(f"layers.{index}." for index in (0, 2, 4, 6, 7))
 _V2_WIDTHS = (1024, 128, 64, 16, 1)
 
 
-class Affine(NamedTuple):
-    """A linear layer: x -> x @ weight.T + bias."""
-
-    weight: Tensor  # [out, in]
-    bias: Tensor  # [out]
-
-
 def read_head(state: Mapping[str, Tensor], source: str) -> tuple[Affine, ...]:
     """Read the layers of a v2 or v1 head from its named tensors, as float64.
 
@@ -50,34 +42,10 @@ def read_head(state: Mapping[str, Tensor], source: str) -> tuple[Affine, ...]:
         WrongWeightsError: keys or shapes are those of neither version.
     """
     for prefixes, widths in ((_V2_PREFIXES, _V2_WIDTHS), (_V1_PREFIXES, (1,))):
-        keys = {f"{prefix}{part}" for prefix in prefixes for part in ("weight", "bias")}
-        if keys == state.keys():
-            layers = tuple(Affine(state[f"{p}weight"].double(), state[f"{p}bias"].double()) for p in prefixes)
-            _check_shapes(layers, widths, source)
-            return layers
-    names = ", ".join(sorted(state)[:4]) + (", ..." if len(state) > 4 else "")
-    raise WrongWeightsError(
-        f"{source} is not a LAION aesthetic head: expected keys layers.0.weight to layers.7.bias (v2) "
-        f"or weight and bias (v1), got {names or 'none'}: give another file with option 'head'"
-    )
-
-
-def _check_shapes(layers: tuple[Affine, ...], widths: tuple[int, ...], source: str) -> None:
-    input_width = layers[0].weight.shape[-1]
-    expected = [(out, into) for out, into in zip(widths, (input_width, *widths[:-1]), strict=True)]
-    shapes = [tuple(layer.weight.shape) for layer in layers]
-    if shapes != expected or any(layer.bias.shape != layer.weight.shape[:1] for layer in layers):
-        raise WrongWeightsError(
-            f"{source}: expected linear layers {expected}, got {shapes}: give another file with option 'head'"
-        )
-
-
-def apply_head(embeddings: Tensor, layers: tuple[Affine, ...]) -> Tensor:
-    """Compute aesthetic scores, float64 [n], nominally 1..10, of L2-normalised embeddings [n, width]."""
-    values = embeddings.double()
-    for layer in layers:
-        values = F.linear(values, layer.weight, layer.bias)
-    return values.squeeze(-1)
+        if keys_of(prefixes) == state.keys():
+            return read_layers(state, prefixes, widths, source)
+    expected = "a LAION aesthetic head: expected keys layers.0.weight to layers.7.bias (v2) or weight and bias (v1)"
+    raise wrong_keys(state, expected, source)
 
 
 CLIP_OF_THE_HEAD = frozenset(
@@ -91,7 +59,7 @@ class AestheticScorer:
     info = kinds.AESTHETIC
 
     def __init__(self, embedder: ClipEmbedder, layers: tuple[Affine, ...], source: str) -> None:
-        width = layers[0].weight.shape[-1]
+        width = input_width(layers)
         if width != embedder.width:
             raise WrongWeightsError(
                 f"{source} is a head for CLIP embeddings of width {width}, this CLIP gives {embedder.width}: "

@@ -72,6 +72,20 @@ KERNEL = ScorerInfo(
     advised_images=SET_ADVISED_IMAGES,
 )
 
+TONE = ScorerInfo(
+    name="tone",
+    label="tone",
+    summary="distance of the colours of all images to those of reference images, in units of CIELAB",
+    direction="minimize",
+    # The smallest difference of two colours that people see, 2.3 (Mahy, Van Eycken and Oosterlinck 1994, Evaluation of
+    # uniform color spaces, https://doi.org/10.1002/col.5080190207).
+    unit=2.3,
+    range=(0.0, 100.0),
+    scope="set",
+    # Unlike the distances above, a few pictures have many pixels. But what they show decides on their colours.
+    advised_images=SET_MIN_IMAGES,
+)
+
 # The file's name contains the first eight digits of the digest. Several independent public projects record the whole
 # digest, and two of them the size. Looked up on 2026-11-20.
 FID_INCEPTION = PublicFile(
@@ -90,6 +104,12 @@ class InceptionSettings(ScorerSettings):
 
     reference: SpecPath  # folder of images, searched recursively
     weights: SpecPath | None = None  # FID Inception in torch-fidelity's format; None: the pinned file
+
+
+class ToneSettings(ScorerSettings):
+    """Options of `tone`."""
+
+    reference: SpecPath  # folder of images, searched recursively; one is enough
 
 
 class NetworkSettings(ScorerSettings):
@@ -118,6 +138,10 @@ def _network_needs(settings: NetworkSettings | None) -> tuple[Need, ...]:
     )
 
 
+def _tone_needs(settings: ToneSettings | None) -> tuple[Need, ...]:
+    return (ReferenceFolder(named=None if settings is None else settings.reference),)
+
+
 def _kind(info: ScorerInfo, settings: type[ScorerSettings], builder: str, needs: Needs) -> ScorerKind:
     return ScorerKind(info=info, settings=settings, builder=f"scorers.distances.scorers:{builder}", needs=needs)
 
@@ -127,4 +151,5 @@ KINDS = by_name(
     _kind(KID, InceptionSettings, "build_kid", _inception_needs),
     _kind(FRECHET, NetworkSettings, "build_frechet", _network_needs),
     _kind(KERNEL, NetworkSettings, "build_kernel", _network_needs),
+    ScorerKind(info=TONE, settings=ToneSettings, builder="scorers.distances.tone:build", needs=_tone_needs),
 )

@@ -20,6 +20,7 @@ from scorers.distances.distance import (
     kernel_reference,
 )
 from scorers.distances.references import reference_features
+from scorers.errors import SuiteImagesError
 from scorers.networks.features import FeatureNetwork, InceptionFeatures, TimmFeatures
 from scorers.weights.fetch import existing_file, resolve
 
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
 
 #: Default unit of a distance on a timm network, as a share of the spread of the references.
 _UNIT_SHARE = 0.05
+_FEWEST = 2  # images that have a covariance
 
 
-class _SetScorer:
-    """The base of both distances: all scorers on a network share one forward pass."""
+class DistanceScorer:
+    """The base of all distances: scorers on one network share one forward pass."""
 
     def __init__(self, network: FeatureNetwork, info: ScorerInfo) -> None:
         self._network = network
@@ -53,7 +55,13 @@ class _SetScorer:
         return images.memo(key, lambda: self._network.embed(images.images))
 
 
-class FrechetScorer(_SetScorer):
+def require_set(features: Tensor) -> None:
+    """Refuse features of which there is no distance. Standard errors need scores of fewer images than a suite has."""
+    if len(features) < _FEWEST:
+        raise SuiteImagesError(f"a distance of a set needs at least {_FEWEST} images, got {len(features)}")
+
+
+class FrechetScorer(DistanceScorer):
     """A scorer of the Fréchet distance between the features of the images and those of the references."""
 
     def __init__(self, network: FeatureNetwork, reference: FrechetReference, info: ScorerInfo) -> None:
@@ -64,13 +72,13 @@ class FrechetScorer(_SetScorer):
         """Compute the Fréchet distance of features [n, d], >= 0.
 
         Raises:
-            SuiteImagesError: n is smaller than `info.min_images`.
+            SuiteImagesError: n is smaller than 2.
         """
-        self.info.check_count(len(features))
+        require_set(features)
         return frechet_distance(features, self._reference)
 
 
-class KernelScorer(_SetScorer):
+class KernelScorer(DistanceScorer):
     """A scorer of the kernel distance between the features of the images and those of the references."""
 
     def __init__(self, network: FeatureNetwork, reference: KernelReference, info: ScorerInfo) -> None:
@@ -81,9 +89,9 @@ class KernelScorer(_SetScorer):
         """Compute the kernel distance of features [n, d], around 0 for equal distributions.
 
         Raises:
-            SuiteImagesError: n is smaller than `info.min_images`.
+            SuiteImagesError: n is smaller than 2.
         """
-        self.info.check_count(len(features))
+        require_set(features)
         return kernel_distance(features, self._reference)
 
 
@@ -96,14 +104,14 @@ def build_fid(settings: InceptionSettings, context: BuildContext) -> FrechetScor
         ReferenceImagesError: the folder is missing, unreadable, or has too few images.
     """
     network = _inception(settings, context)
-    reference = frechet_reference(_references(settings.reference, network, context))
+    reference = frechet_reference(references_of(settings.reference, network, context))
     return FrechetScorer(network, reference, kinds.FID)
 
 
 def build_kid(settings: InceptionSettings, context: BuildContext) -> KernelScorer:
     """Build a KID scorer against the reference folder; raises as `build_fid`."""
     network = _inception(settings, context)
-    reference = kernel_reference(_references(settings.reference, network, context))
+    reference = kernel_reference(references_of(settings.reference, network, context))
     return KernelScorer(network, reference, kinds.KID)
 
 
@@ -117,21 +125,26 @@ def build_frechet(settings: NetworkSettings, context: BuildContext) -> FrechetSc
         ReferenceImagesError: the folder is missing, unreadable, or has too few images.
     """
     network = _timm(settings, context)
-    reference = frechet_reference(_references(settings.reference, network, context))
-    return FrechetScorer(network, reference, _named(kinds.FRECHET, settings, reference.spread))
+    reference = frechet_reference(references_of(settings.reference, network, context))
+    return FrechetScorer(network, reference, named_after(kinds.FRECHET, settings, reference.spread))
 
 
 def build_kernel(settings: NetworkSettings, context: BuildContext) -> KernelScorer:
     """Build a scorer of the kernel distance on a timm network; raises as `build_frechet`."""
     network = _timm(settings, context)
-    reference = kernel_reference(_references(settings.reference, network, context))
-    return KernelScorer(network, reference, _named(kinds.KERNEL, settings, reference.spread))
+    reference = kernel_reference(references_of(settings.reference, network, context))
+    return KernelScorer(network, reference, named_after(kinds.KERNEL, settings, reference.spread))
 
 
-def _named(info: ScorerInfo, settings: NetworkSettings, spread: float) -> ScorerInfo:
+def named_after(info: ScorerInfo, settings: NetworkSettings, spread: float) -> ScorerInfo:
     """Name the network in `info`, and set the unit: the settings' own, or else a share of the references' spread."""
-    unit = settings.unit or _UNIT_SHARE * spread or info.unit  # identical references have no spread
+    unit = settings.unit or unit_of(info, spread)
     return replace(info, label=f"{info.label}({settings.network})", unit=unit)
+
+
+def unit_of(info: ScorerInfo, spread: float) -> float:
+    """Return a share of the references' spread; the unit of `info` if they are identical and have none."""
+    return _UNIT_SHARE * spread or info.unit
 
 
 def _inception(settings: InceptionSettings, context: BuildContext) -> InceptionFeatures:
@@ -160,8 +173,12 @@ def _timm(settings: NetworkSettings, context: BuildContext) -> TimmFeatures:
     return context.shared.get(key, load)
 
 
-def _references(folder: Path, network: FeatureNetwork, context: BuildContext) -> Tensor:
+def references_of(
+    folder: Path, network: FeatureNetwork, context: BuildContext, *, minimum: int = kinds.SET_MIN_IMAGES
+) -> Tensor:
+    """Return the features of the reference images, computed once in each context; raises as `reference_features`."""
+
     def compute() -> Tensor:
-        return reference_features(folder, network, context.cache_dir, minimum=kinds.SET_MIN_IMAGES)
+        return reference_features(folder, network, context.cache_dir, minimum=minimum)
 
     return context.shared.get(("references", folder, network.digest), compute)

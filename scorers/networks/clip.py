@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import open_clip
@@ -26,12 +27,16 @@ from basics.messages import first_line
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
 from scorers.networks.clip_files import architecture_file, fetch_tag, tag_config
+from scorers.networks.digest import digest_of
 from scorers.networks.inference import BATCH_SIZE, Runner
+from scorers.networks.siglip_tokenizer import SigLipTokenizer
+from scorers.networks.tokenizer_files import SETTING as TOKENIZER_SETTING
+from scorers.networks.tokenizer_files import is_of_siglip, resolve_tokenizer
 from scorers.weights.fetch import existing_file
 from scorers.weights.tensors import is_torchscript, load_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -47,7 +52,7 @@ class ClipPlan:
     model: str
     config: dict[str, Any]  # open_clip's architecture, with the right activation
     file: Path
-    normalisation: Mapping[str, Any]  # of open_clip's tag; empty: OpenAI's
+    normalisation: Mapping[str, Any]  # as in open_clip's tags; empty: OpenAI's
 
 
 class ClipEmbedder:
@@ -60,21 +65,37 @@ class ClipEmbedder:
     def __init__(
         self,
         model: Any,
-        tokenize: Any,
+        make_tokenizer: Callable[[], Any],
         preprocess: Preprocess,
         *,
+        width: int,
+        digest: Callable[[], str],
         key: Hashable,
         device: str = "cpu",
         in_turns: bool = False,
     ) -> None:
         self._model = model.float().eval().requires_grad_(requires_grad=False)
         self._runner = Runner(self._model, device, in_turns=in_turns)
-        self._tokenize = tokenize
+        self._make_tokenizer = make_tokenizer
+        self._make_digest = digest
         self._key = key
         self._texts: dict[str, Tensor] = {}
         self.preprocess = preprocess
-        self.context_length: int = tokenize.context_length
-        self.width = self._encode_texts(["a"]).shape[-1]
+        self.width = width
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, loaded when first used: scorers of images alone need none, and SigLIP's is on the hub.
+
+        Raises:
+            MissingWeightsError: the hub does not provide it.
+        """
+        return self._make_tokenizer()
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of weights and preprocessing, as every `FeatureNetwork` has; a file of some GB takes seconds."""
+        return self._make_digest()
 
     @property
     def logit_scale(self) -> float:
@@ -83,17 +104,19 @@ class ClipEmbedder:
 
     def embed_images(self, images: SuiteImages) -> Tensor:
         """Embed the images: float32 [n, width]."""
-        return images.memo(("clip", self._key), lambda: self._encode_images(images.images))
+        return images.memo(("clip", self._key), lambda: self.embed(images.images))
 
     def embed_texts(self, prompts: Sequence[str]) -> Tensor:
-        """Embed the prompts: float32 [n, width]. Prompts are cut off after `context_length` tokens."""
+        """Embed the prompts: float32 [n, width]. Prompts are cut off after the tokenizer's `context_length`."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
         for start in range(0, len(new), BATCH_SIZE):
             batch = new[start : start + BATCH_SIZE]
             self._texts.update(zip(batch, self._encode_texts(batch), strict=True))
         return torch.stack([self._texts[prompt] for prompt in prompts])
 
-    def _encode_images(self, images: Sequence[Tensor]) -> Tensor:
+    def embed(self, images: Sequence[Tensor]) -> Tensor:
+        """Embed images, uint8 [3, h, w] of any sizes, without caching: float32 [n, width]."""
+
         def encode(batch: list[Tensor]) -> Tensor:
             embedded: Tensor = self._model.encode_image(prepare_batch(batch, self.preprocess, self._runner.device))
             return embedded
@@ -102,7 +125,7 @@ class ClipEmbedder:
 
     def _encode_texts(self, prompts: Sequence[str]) -> Tensor:
         with self._runner.on_device():
-            tokens = self._tokenize(list(prompts)).to(self._runner.device)
+            tokens = self.tokenizer(list(prompts)).to(self._runner.device)
             return F.normalize(self._model.encode_text(tokens).float().cpu(), dim=-1)
 
 
@@ -121,28 +144,46 @@ def load_embedder(settings: ClipModelSettings, device: str = "cpu", *, in_turns:
 
     Raises:
         ScorerSettingsError: open_clip has no such architecture or tag, or cannot build it.
-        MissingWeightsError: the weights or the tokenizer are missing and cannot be downloaded.
+        MissingWeightsError: the weights are missing and cannot be downloaded.
         WrongWeightsError: the file does not fit the architecture, may run code, or its activation is unknown.
     """
     plan = plan_model(settings)
     model = make_model(plan.config)
     load_weights(model, plan.file)
-    tokenizer = make_tokenizer(plan.model, plan.config["text_cfg"])
     preprocess = preprocess_of(model.visual.image_size, plan.normalisation)
-    return ClipEmbedder(model, tokenizer, preprocess, key=(settings, device), device=device, in_turns=in_turns)
+    return ClipEmbedder(
+        model,
+        partial(make_tokenizer, plan.model, plan.config["text_cfg"], settings.tokenizer),
+        preprocess,
+        width=plan.config["embed_dim"],
+        digest=lambda: digest_of("clip", repr(plan.config), sha256_of(plan.file), repr(preprocess)),
+        key=(settings, device),
+        device=device,
+        in_turns=in_turns,
+    )
 
 
 def plan_model(settings: ClipModelSettings) -> ClipPlan:
     """Choose architecture, activation, normalisation and file, without loading weights; raises as `load_embedder`."""
-    config = _own_config(settings) or _builtin_config(settings.model)
+    config = architecture_of(settings)
     tag = tag_config(settings)
+    normalisation = tag or config.pop("preprocess_cfg", None) or _common_normalisation(settings)
     # The activation comes before the download, so that a contradiction is found first.
     quick_gelu = _needs_quick_gelu(settings, config, tag)
     file = settings.weights_file
     if file is None:
         file = fetch_tag(settings, tag)
     config["quick_gelu"] = quick_gelu
-    return ClipPlan(model=settings.model, config=config, file=file, normalisation=tag)
+    return ClipPlan(model=settings.model, config=config, file=file, normalisation=normalisation)
+
+
+def architecture_of(settings: ClipModelSettings) -> dict[str, Any]:
+    """Return the architecture of the settings, in the format of open_clip's JSON files.
+
+    Raises:
+        ScorerSettingsError: open_clip has no such architecture, or the user's own is not in that format.
+    """
+    return _own_config(settings) or _builtin_config(settings.model)
 
 
 def make_model(config: dict[str, Any]) -> Any:
@@ -181,7 +222,19 @@ def load_weights(model: Any, path: Path) -> None:
     Raises:
         WrongWeightsError: the file cannot be opened safely, or does not fit the model.
     """
-    state = convert_state_dict(model, read_state(path))
+    load_state(model, read_state(path), str(path))
+
+
+def load_state(model: Any, state: dict[str, Tensor], source: str) -> None:
+    """Load named tensors into an open_clip model; every key must fit.
+
+    Args:
+        source: their file, for messages.
+
+    Raises:
+        WrongWeightsError: they do not fit the model.
+    """
+    state = convert_state_dict(model, state)
     if not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
     for name in ("logit_scale", "logit_bias"):  # [] or [1], depending on the age of the file
@@ -190,7 +243,7 @@ def load_weights(model: Any, path: Path) -> None:
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise WrongWeightsError(f"{path} does not fit the CLIP architecture: {_first_finding(error)}") from error
+        raise WrongWeightsError(f"{source} does not fit the CLIP architecture: {_first_finding(error)}") from error
 
 
 def read_state(path: Path, trusted_archives: frozenset[str] | None = None) -> dict[str, Tensor]:
@@ -231,7 +284,7 @@ def openai_digests() -> frozenset[str]:
 
 
 def preprocess_of(size: int | tuple[int, int], normalisation: Mapping[str, Any]) -> Preprocess:
-    """Return open_clip's preprocessing for an image size and a tag's normalisation; OpenAI's if that is empty."""
+    """Return open_clip's preprocessing for an image size and a tag's entry; OpenAI's if that is empty."""
     height, width = (size, size) if isinstance(size, int) else size
     return Preprocess(
         size=(height, width),
@@ -243,12 +296,21 @@ def preprocess_of(size: int | tuple[int, int], normalisation: Mapping[str, Any])
     )
 
 
-def make_tokenizer(model: str, text_config: Mapping[str, Any]) -> Any:
+def make_tokenizer(model: str, text_config: Mapping[str, Any], file: Path | None = None) -> Any:
     """Make the tokenizer of an architecture. CLIP's own vocabulary is part of open_clip; others come from the hub.
 
+    Args:
+        file: the user's own tokenizer.json of a SigLIP.
+
     Raises:
+        ScorerSettingsError: there is a file, and the architecture is not a SigLIP.
         MissingWeightsError: the hub does not provide the tokenizer.
+        WrongWeightsError: the file holds no tokenizer of the architecture.
     """
+    if is_of_siglip(text_config):
+        return SigLipTokenizer(resolve_tokenizer(file, text_config), text_config)
+    if file is not None:
+        raise ScorerSettingsError(f"option {TOKENIZER_SETTING!r} is for a SigLIP, {model} is another: leave it out")
     if not text_config.get("hf_tokenizer_name") and "siglip" not in model.lower():
         return open_clip.SimpleTokenizer(
             context_length=text_config.get("context_length", 77), **text_config.get("tokenizer_kwargs", {})
@@ -292,6 +354,18 @@ def _builtin_config(model: str) -> dict[str, Any]:
             "set config_dir for one of your own"
         )
     return dict(config)
+
+
+def _common_normalisation(settings: ClipModelSettings) -> Mapping[str, Any]:
+    """Return what all tags of a built-in architecture agree on, as those of a SigLIP do; empty if they do not."""
+    if settings.config_dir is not None:
+        return {}
+    tags = [
+        open_clip.get_pretrained_cfg(settings.model, name)
+        for name in open_clip.list_pretrained_tags_by_model(settings.model)
+    ]
+    same = all(preprocess_of(1, tag) == preprocess_of(1, tags[0]) for tag in tags)
+    return tags[0] if tags and same else {}
 
 
 def _needs_quick_gelu(settings: ClipModelSettings, config: Mapping[str, Any], tag: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorers.config import ClipModelSettings
 from scorers.errors import MissingWeightsError, ScorerSettingsError
+from scorers.networks.tokenizer_files import SETTING as TOKENIZER_SETTING
 from scorers.weights.fetch import existing_file, resolve_hub_file
 from scorers.weights.public import HubFile
 
@@ -24,6 +25,17 @@ _HUB_NAMES = (
     "open_clip_pytorch_model.bin",
 )
 
+#: Sizes of usual models: four bytes for each parameter. open_clip knows no sizes.
+_SIZES_BYTES: dict[tuple[str, str | None], int] = {
+    ("ViT-L-14-quickgelu", "openai"): 1_710_000_000,
+    ("ViT-L-14-336-quickgelu", "openai"): 1_710_000_000,
+    ("ViT-SO400M-14-SigLIP-384", "webli"): 3_510_000_000,
+}
+
+#: Licences by tag; open_clip knows none. https://github.com/openai/CLIP/blob/main/LICENSE; SigLIP's are those of
+#: https://github.com/google-research/big_vision and of google/siglip-so400m-patch14-384 on the hub.
+_LICENCES: dict[str | None, str] = {"openai": "MIT", "webli": "Apache-2.0"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipNeed:
@@ -37,13 +49,11 @@ class ClipNeed:
 
     @property
     def size_bytes(self) -> int | None:
-        # Of the usual CLIP, 428 million parameters in float32; open_clip knows no sizes.
-        return 1_710_000_000 if self.settings == ClipModelSettings() else None
+        return _SIZES_BYTES.get((self.settings.model, self.settings.tag))
 
     @property
     def licence(self) -> str | None:
-        # https://github.com/openai/CLIP/blob/main/LICENSE; open_clip knows no licences.
-        return "MIT" if self.settings.tag == "openai" else None
+        return _LICENCES.get(self.settings.tag)
 
     @property
     def source(self) -> str:
@@ -53,16 +63,18 @@ class ClipNeed:
         return public.page if public is not None else str(tag_config(self.settings).get("url"))
 
     def require_named(self) -> None:
-        """Refuse an architecture or weight file that is named and not there.
+        """Refuse an architecture, weight file or tokenizer that is named and not there.
 
         Raises:
             ScorerSettingsError: the architecture is not in `config_dir`.
-            MissingWeightsError: the weight file.
+            MissingWeightsError: the weight file, or the tokenizer.
         """
         if self.settings.config_dir is not None:
             architecture_file(self.settings.config_dir, self.settings.model)
         if self.settings.weights_file is not None:
             existing_file(self.settings.weights_file, _SETTING)
+        if self.settings.tokenizer is not None:
+            existing_file(self.settings.tokenizer, TOKENIZER_SETTING)
 
     def is_here(self, cache_dir: Path) -> bool:
         """Return whether the weights are on this machine.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +13,7 @@ from basics.files import sha256_of
 from basics.messages import nearest
 from scorers.errors import ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
+from scorers.networks.digest import digest_of
 from scorers.networks.inference import Runner
 from scorers.weights.tensors import load_tensors
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
-
-#: Must change whenever the preprocessing of images changes, so that features cached by older code are not reused.
-_FEATURES_VERSION = "1"
 
 
 class FeatureNetwork(Protocol):
@@ -53,7 +50,7 @@ class InceptionFeatures:
     def __init__(self, weights_file: Path, device: str = "cpu", *, in_turns: bool = False) -> None:
         self._network = _make_inception(load_tensors(weights_file), weights_file)
         self._runner = Runner(self._network, device, in_turns=in_turns)
-        self.digest = _digest("inception-2015-12-05", sha256_of(weights_file))
+        self.digest = digest_of("inception-2015-12-05", sha256_of(weights_file))
 
     def embed(self, images: Sequence[Tensor]) -> Tensor:
         """Embed the images: float32 [n, 2048] on the CPU."""
@@ -84,7 +81,7 @@ class TimmFeatures:
         self._network.eval().requires_grad_(requires_grad=False)
         self._runner = Runner(self._network, device, in_turns=in_turns)
         self.preprocess = timm_preprocess(network, self._network.pretrained_cfg, input_size)
-        self.digest = _digest(network, sha256_of(weights_file), repr(self.preprocess))
+        self.digest = digest_of(network, sha256_of(weights_file), repr(self.preprocess))
 
     def embed(self, images: Sequence[Tensor]) -> Tensor:
         """Embed the images: float32 [n, d] on the CPU."""
@@ -129,7 +126,7 @@ def _make_inception(state: dict[str, Tensor], source: Path) -> torch.nn.Module:
         )
     except RuntimeError as error:
         raise WrongWeightsError(
-            f"{source} does not hold the FID Inception of torch-fidelity ({_one_line(error)}): give another file"
+            f"{source} does not hold the FID Inception of torch-fidelity ({first_finding(error)}): give another file"
         ) from error
     return network
 
@@ -152,15 +149,12 @@ def _load_timm(network: str, state: dict[str, Tensor], source: Path) -> Any:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise WrongWeightsError(
-            f"{source} does not hold weights of {network!r} ({_one_line(error)}): give its weights"
+            f"{source} does not hold weights of {network!r} ({first_finding(error)}): give its weights"
         ) from error
     return model
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join((_FEATURES_VERSION, *parts)).encode()).hexdigest()
-
-
-def _one_line(error: RuntimeError) -> str:
+def first_finding(error: RuntimeError) -> str:
+    """Return the first finding of load_state_dict, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[1] if len(lines) > 1 else lines[0])[:300]

@@ -92,6 +92,13 @@ class Runner:
             RuntimeError: memory does not suffice for a single image, or `forward` fails.
             MemoryError: memory does not suffice for a single image.
         """
+        return self.map_numbers(images, lambda numbers: forward([images[number] for number in numbers]))
+
+    def map_numbers(self, images: Sequence[Tensor], forward: Callable[[list[int]], Tensor]) -> Tensor:
+        """Apply `forward` as `map` does, to the numbers of the images of a batch, counted from 0.
+
+        It is for networks that need more of each image than its pixels, such as its prompt.
+        """
         batch_size = self.batch_size
         with self.on_device():
             while True:
@@ -110,7 +117,7 @@ class Runner:
         return rows
 
 
-def _map_batches(images: Sequence[Tensor], forward: Callable[[list[Tensor]], Tensor], batch_size: int) -> Tensor:
+def _map_batches(images: Sequence[Tensor], forward: Callable[[list[int]], Tensor], batch_size: int) -> Tensor:
     """Apply `forward` to batches of images of one size: float32 [n, d] on the CPU, in the order of `images`."""
     order = sorted(range(len(images)), key=lambda index: tuple(images[index].shape))
     rows: dict[int, Tensor] = {}
@@ -118,6 +125,6 @@ def _map_batches(images: Sequence[Tensor], forward: Callable[[list[Tensor]], Ten
         indices = list(same_size)
         for start in range(0, len(indices), batch_size):
             batch = indices[start : start + batch_size]
-            output = forward([images[index] for index in batch]).float().cpu()
+            output = forward(batch).float().cpu()
             rows.update(zip(batch, output, strict=True))
     return torch.stack([rows[index] for index in range(len(images))])

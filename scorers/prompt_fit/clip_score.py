@@ -38,5 +38,12 @@ class ClipScorer:
 
 
 def build(settings: ClipScoreSettings, context: BuildContext) -> ClipScorer:
-    """Build a CLIP scorer on the shared embedder of its settings; raises as `shared_embedder`."""
-    return ClipScorer(shared_embedder(settings.clip, context))
+    """Build a CLIP scorer on the shared embedder of its settings.
+
+    Raises:
+        ScorerError: as `shared_embedder`.
+        MissingWeightsError: the tokenizer is missing and cannot be downloaded.
+    """
+    embedder = shared_embedder(settings.clip, context)
+    _ = embedder.tokenizer  # if it is missing, nobody should wait for the first images
+    return ClipScorer(embedder)

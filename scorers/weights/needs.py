@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from scorers.errors import ReferenceImagesError
+from scorers.errors import MissingPackageError, ReferenceImagesError
 from scorers.weights.fetch import existing_file
 from scorers.weights.public import HubFile, PublicFile
 
@@ -36,7 +36,7 @@ class Need(Protocol):
         ...
 
     def require_named(self) -> None:
-        """Refuse what the settings name and which is not there; what is public is fetched later.
+        """Refuse what the settings name and which is not there, and a missing package; public files are fetched later.
 
         Raises:
             ScorerError: it is not there.
@@ -144,7 +144,13 @@ class Package:
         return f"pip install 'mergetune[{self.extra}]'"
 
     def require_named(self) -> None:
-        """Refuse nothing: no setting names a package."""
+        """Refuse a scorer whose package is not installed: it is not fetched later, as public files are.
+
+        Raises:
+            MissingPackageError: it is not installed.
+        """
+        if importlib.util.find_spec(self.module) is None:
+            raise MissingPackageError(f"{self.title} ({self.licence}) is not installed: {self.source}")
 
     def is_here(self, _cache_dir: Path) -> bool:
         return importlib.util.find_spec(self.module) is not None

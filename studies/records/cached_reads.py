@@ -31,4 +31,4 @@ class CachedTrials:
 
 
 def _cannot_change(trial: StoredTrial) -> bool:
-    return trial.state == "failed" or (trial.state == "complete" and bool(trial.gains))
+    return trial.state == "failed" or (trial.state == "complete" and trial.has_gains)

@@ -35,4 +35,5 @@ def remove_cut_off_start(database: Database, artifacts: Artifacts, name: str, ke
         artifacts.store.remove(file.name)
     for shown in artifacts.shown_files(name, key):
         artifacts.store.remove(shown)
-    optuna.delete_study(study_name=name, storage=database.storage)
+    if name in optuna.get_all_study_names(storage=database.storage):  # else it was deleted in the dashboard
+        optuna.delete_study(study_name=name, storage=database.storage)

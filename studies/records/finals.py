@@ -158,11 +158,8 @@ def lacks_final(records: StudyRecords, trials: Sequence[StoredTrial]) -> bool:
 
 
 def _plain(gains: Mapping[str, Gain]) -> dict[str, list[Any]]:
-    return {name: [gain.value, gain.low, gain.high, gain.parent] for name, gain in gains.items()}
+    return {name: gain.stored for name, gain in gains.items()}
 
 
 def _gains(stored: Mapping[str, Sequence[Any]]) -> dict[str, Gain]:
-    return {
-        name: Gain(value=value, low=low, high=high, parent=parent)
-        for name, (value, low, high, parent) in stored.items()
-    }
+    return {name: Gain.read(values) for name, values in stored.items()}

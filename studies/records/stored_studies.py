@@ -20,7 +20,7 @@ from studies.records import tables
 from studies.records.database import Database, inserted_id, now
 from studies.records.optuna_studies import BEGINNING, create_optuna_study
 from studies.records.study_records import StudyRecords
-from studies.records.values import ParentFile, StoredStudy
+from studies.records.values import ParentFile, Status, StoredStudy
 from studies.spec.fingerprints import fingerprints
 from studies.spec.former import former_scheduler
 from studies.spec.search import BudgetSettings
@@ -60,6 +60,7 @@ def create_study(
     first_trials: FirstTrials | None = None,
     *,
     like: StoredStudy | None = None,
+    status: Status = "active",
 ) -> StudyRecords:
     """Store a study, in our tables and in Optuna's: with the trials that it begins with, or not at all.
 
@@ -67,6 +68,7 @@ def create_study(
         directions: "maximize" or "minimize" for each objective.
         names: what the objectives are called in the dashboard.
         first_trials: those that it begins with, if any.
+        status: what people ask of its workers, from the beginning on.
         like: a study whose versions and files of scorers are this one's, too; None takes those of here and now.
 
     Raises:
@@ -83,7 +85,7 @@ def create_study(
             in_optuna.set_user_attr(BEGINNING, key)
             first_trials.into_optuna(in_optuna, key)
         with database.write() as connection:
-            study_id = _insert_study(connection, spec, key, parents, software, files)
+            study_id = _insert_study(connection, spec, key, parents, software, files, status)
             if first_trials is not None:
                 first_trials.into_tables(connection, study_id, key)
     return open_study(database, spec.study)
@@ -96,6 +98,7 @@ def _insert_study(
     parents: Sequence[ParentFile],
     software: Mapping[str, str],
     files: Mapping[str, str],
+    status: Status,
 ) -> int:
     result = connection.execute(
         tables.studies.insert().values(
@@ -106,7 +109,7 @@ def _insert_study(
             software=dict(software),
             fingerprints=dict(files),
             created_at=now(),
-            status="active",
+            status=status,
             priority=0,
         )
     )
@@ -128,17 +131,14 @@ def _insert_study(
     return study_id
 
 
-def require_new(database: Database, name: str, besides: str | None = None) -> None:
+def require_new(database: Database, name: str) -> None:
     """Refuse a name that is taken.
-
-    Args:
-        besides: a study that may have it.
 
     Raises:
         StudyExistsError: it is.
     """
     with database.engine.connect() as connection:
-        there = the_same(name, [known for known in _names(connection) if known != besides])
+        there = the_same(name, _names(connection))
     if there is not None:
         command = advised(f'study resume "{there}"', database.url)
         raise StudyExistsError(
@@ -168,10 +168,28 @@ def set_budget(records: StudyRecords, budget: BudgetSettings) -> StudyRecords:
     Raises:
         SpecError: the study cannot end that way.
     """
-    spec, studies = records.study.spec.with_budget(budget), tables.studies
+    records.study.spec.with_budget(budget)
+    this_study = tables.studies.c.id == records.study.id
     with records.database.write() as connection:
-        connection.execute(studies.update().where(studies.c.id == records.study.id).values(spec=spec.to_json()))
-    return open_study(records.database, records.study.name)
+        stored = connection.execute(sa.select(tables.studies.c.spec).where(this_study).with_for_update()).scalar()
+        if stored is not None:  # the study may have another name by now, which its spec has as well
+            spec = StudySpec.from_json(stored).with_budget(budget)
+            connection.execute(tables.studies.update().where(this_study).values(spec=spec.to_json()))
+    return reread(records)
+
+
+def reread(records: StudyRecords) -> StudyRecords:
+    """Read a study again, whatever its name is by now.
+
+    Raises:
+        StudyMissingError: it was deleted meanwhile.
+    """
+    with records.database.engine.connect() as connection:
+        this_study = tables.studies.c.id == records.study.id
+        row = connection.execute(sa.select(tables.studies).where(this_study)).first()
+        if row is None or row.key != records.study.key:  # SQLite gives the id of the last study away again
+            raise StudyMissingError(f"study {records.study.name!r} was deleted meanwhile")
+        return StudyRecords(database=records.database, study=_study(connection, row))
 
 
 def open_study(database: Database, name: str) -> StudyRecords:

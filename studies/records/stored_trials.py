@@ -139,7 +139,7 @@ def store_gains(
     records: StudyRecords, trial: StoredTrial, gains: Mapping[str, Gain], errors: Mapping[str, float] | None = None
 ) -> None:
     """Store a trial's gains over the parents, and the standard errors of its own scores."""
-    values = {name: [gain.value, gain.low, gain.high, gain.parent] for name, gain in gains.items()}
+    values = {name: gain.stored for name, gain in gains.items()}
     with records.database.write() as connection:
         connection.execute(
             tables.trials.update().where(tables.trials.c.id == trial.id).values(gains=values, errors=dict(errors or {}))
@@ -176,10 +176,7 @@ def _trial(row: Row[Any]) -> StoredTrial:
 
 
 def _well_formed(row: Row[Any]) -> StoredTrial:
-    gains = {
-        name: Gain(value=value, low=low, high=high, parent=parent)
-        for name, (value, low, high, parent) in mapping(row.gains).items()
-    }
+    gains = {name: Gain.read(stored) for name, stored in mapping(row.gains).items()}
     return StoredTrial(
         id=row.id,
         number=row.number,

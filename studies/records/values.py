@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from studies.recipe.recipe import Recipe
 from studies.records.batch_limits import BatchLimit
@@ -16,6 +16,8 @@ from studies.spec.study import StudySpec
 
 State = Literal["running", "complete", "failed"]
 Status = Literal["active", "paused", "stopped"]
+Basis = Literal["prompts", "images"]
+"""What an interval is over: prompts, each with the mean of its images, or images where it cannot be over prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +59,32 @@ class StoredStudy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """How much better than the better parent, with the 95 % interval over the suite's items.
+    """How much better than the better parent, with the 95 % interval.
 
     Positive is better whatever the score's direction; `low` and `high` are None where no interval can be given
-    (one item only).
+    (one image only).
     """
 
     value: float
     low: float | None
     high: float | None
     parent: str  # letter of the parent compared with: the better one in this score
+    basis: Basis | None = None  # what the interval is over; None: over images, from an earlier version
+
+    @property
+    def stored(self) -> list[Any]:
+        """It as the database keeps it."""
+        return [self.value, self.low, self.high, self.parent, *([] if self.basis is None else [self.basis])]
+
+    @classmethod
+    def read(cls, stored: Sequence[Any]) -> Gain:
+        """Read what `stored` gave.
+
+        Raises:
+            ValueError, TypeError: it is malformed.
+        """
+        value, low, high, parent, *basis = stored
+        return cls(value=value, low=low, high=high, parent=parent, basis=basis[0] if basis else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +139,11 @@ class StoredTrial:
     def estimated(self) -> bool:
         """Whether it was stopped before all items were rendered, so that its objective is an estimate."""
         return self.incumbent is not None
+
+    @property
+    def has_gains(self) -> bool:
+        """Whether its gains are stored, with what their intervals are over; those of an earlier version lack it."""
+        return bool(self.gains) and all(gain.basis is not None for gain in self.gains.values())
 
     @property
     def is_whole(self) -> bool:

@@ -17,10 +17,10 @@ from studies.files.artifacts import FEATURES, SHEET, Artifacts
 from studies.records import tables
 from studies.records.copied_trials import CopiedTrial, CopiedTrials
 from studies.records.cut_off_starts import remove_cut_off_start
-from studies.records.optuna_studies import BEGINNING, optuna_study
+from studies.records.optuna_studies import BEGINNING, optuna_study, optuna_study_id
 from studies.records.optuna_tables import rename_optuna_study
 from studies.records.stored_renders import files_of, load_renders, load_scores
-from studies.records.stored_studies import create_study, open_study, require_new
+from studies.records.stored_studies import create_study, require_new, reread
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial, TrialResult
@@ -53,10 +53,13 @@ def delete_study(records: StudyRecords, artifacts: Artifacts) -> None:
 
     Raises:
         StudyBusyError: workers are at it.
+        StudyMissingError: it was deleted meanwhile.
         ArtifactError: a file cannot be removed; the study is gone, and the next start or `study doctor` tries again.
     """
-    database, study = records.database, records.study
+    database = records.database
     with database.exclusive():
+        records = reread(records)
+        study = records.study
         require_idle(records)
         if study.name in optuna.get_all_study_names(storage=database.storage):
             optuna_study(records).set_user_attr(BEGINNING, study.key)  # without ours, it is a start that was cut off
@@ -73,24 +76,30 @@ def rename_study(records: StudyRecords, artifacts: Artifacts, name: str) -> Stud
 
     Raises:
         StudyBusyError: workers are at it.
-        StudyExistsError: the name is taken.
+        StudyExistsError: the name is taken, if only by this study.
+        StudyMissingError: the study was deleted meanwhile, or its trials in the dashboard.
         ArtifactError: the store fails; the study may have either name, and is whole.
     """
-    database, study = records.database, records.study
+    database = records.database
     with database.exclusive():
+        records = reread(records)
+        study = records.study
         require_idle(records)
-        require_new(database, name, besides=study.name)
+        require_new(database, name)
+        optuna_study_id(records)
         former = artifacts.shown_files(study.name, study.key)
-        for file in former:
-            artifacts.store.write(f"{name}{file.removeprefix(study.name)}", artifacts.store.read(file))
+        renamed = {file: f"{name}{file.removeprefix(study.name)}" for file in former}
+        for file, new in renamed.items():
+            artifacts.store.write(new, artifacts.store.read(file))
         spec = study.spec.model_copy(update={"study": name})
         with database.write() as connection:
             update = tables.studies.update().where(tables.studies.c.id == study.id)
             connection.execute(update.values(name=name, spec=spec.to_json()))
             rename_optuna_study(connection, study.name, name, former)
-        for file in former:
-            artifacts.store.remove(file)
-    return open_study(database, name)
+        for file, new in renamed.items():
+            if file.casefold() != new.casefold():  # else it is one file where capitals do not count
+                artifacts.store.remove(file)
+    return reread(records)
 
 
 # ------------------------------------------------------------------------------------------ cloning
@@ -116,6 +125,7 @@ def clone_study(records: StudyRecords, artifacts: Artifacts, name: str, *, trial
         study.metric_names or [],
         first,
         like=records.study,
+        status="paused",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field, ValidationInfo, model_serializer, model_validator
 
@@ -13,6 +13,10 @@ from basics.settings import FrozenSettings
 from scorers.errors import ScorerError
 from scorers.protocol import ScorerInfo
 from scorers.registry import get_kind, parse_settings
+from studies.spec.suite import group_name
+from studies.spec.words import as_list
+
+OF_STUDY: Final = frozenset({"kind", "groups"})  # keys of a scorer that are no options of its kind
 
 
 class ScorerEntry(FrozenSettings):
@@ -20,19 +24,21 @@ class ScorerEntry(FrozenSettings):
 
     kind: str
     options: Mapping[str, Any]  # checked by the scorer's own settings class; paths absolute
+    groups: tuple[str, ...] = ()  # of the prompts that it looks at; without any, it looks at all
 
     @model_validator(mode="before")
     @classmethod
     def _from_flat(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, Mapping):
             return value
-        options = {key: option for key, option in value.items() if key != "kind"}
+        options = {key: option for key, option in value.items() if key not in OF_STUDY}
         base_dir = (info.context or {}).get("base_dir", Path("/"))
         try:
             settings = parse_settings(str(value["kind"]), options, base_dir)
         except ScorerError as error:
             raise ValueError(str(error)) from error
-        return {"kind": value["kind"], "options": settings.model_dump(mode="json", exclude_unset=True)}
+        entry = {"kind": value["kind"], "options": settings.model_dump(mode="json", exclude_unset=True)}
+        return entry | ({"groups": _groups(value["groups"])} if "groups" in value else {})
 
     @property
     def info(self) -> ScorerInfo:
@@ -43,7 +49,22 @@ class ScorerEntry(FrozenSettings):
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
-        return {"kind": self.kind, **self.options}
+        return {"kind": self.kind, **self.options} | ({"groups": list(self.groups)} if self.groups else {})
+
+
+def _groups(value: Any) -> Any:
+    """Return the names of groups in the form in which prompts have them; wrong types are refused later.
+
+    Raises:
+        ValueError: there is none, or one has no name that can be seen.
+    """
+    names = as_list(value)
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        return names
+    if not names:
+        msg = "`groups` is empty: name the groups of prompts that it looks at, or leave the key out for all prompts"
+        raise ValueError(msg)
+    return tuple(dict.fromkeys(map(group_name, names)))
 
 
 def with_kind(name: str, options: Any) -> Any:

@@ -27,6 +27,7 @@ from studies.recipe.recipe import DRAWS, LETTERS, DrawsName, Operation, check_op
 from studies.recipe.steps import StepSettings, operations_of
 from studies.spec.final import FinalSettings
 from studies.spec.former import as_now
+from studies.spec.prompt_groups import require_known_groups, without_other_groups
 from studies.spec.rendering import ExportSettings, RenderSettings
 from studies.spec.resolving import resolved_spec
 from studies.spec.scoring import ObjectiveTerm, ScorerEntry, with_kind
@@ -215,6 +216,22 @@ class StudySpec(FrozenSettings):
         return value.model_copy(update={"prompts": tuple(each.in_program(suite.program) for each in value.prompts)})
 
     @model_validator(mode="after")
+    def _scorers_of_groups(self) -> Self:
+        """Write into the prompts which scorers do not look at their groups."""
+        of_final = self.final.prompts
+        prompts = (*self.suite.prompts, *(of_final or ()))
+        require_known_groups(self.scorers, (prompt.group for prompt in prompts if prompt.group is not None))
+        if not any(entry.groups for entry in self.scorers.values()):
+            return self
+        changes: dict[str, Any] = {
+            "suite": self.suite.model_copy(update={"prompts": without_other_groups(self.suite.prompts, self.scorers)})
+        }
+        if of_final is not None:
+            prompts_of_final = without_other_groups(of_final, self.scorers)
+            changes["final"] = self.final.model_copy(update={"prompts": prompts_of_final})
+        return self.model_copy(update=changes)
+
+    @model_validator(mode="after")
     def _final_fits(self) -> Self:
         held_out = self.final.held_out(self.suite)
         self._check_looked_at(self.suite, "suite")
@@ -231,11 +248,20 @@ class StudySpec(FrozenSettings):
                     msg = f"{named}: there is no scorer {name[:MAX_NAME]!r}: {unknown_name(name, self.scorers)}"
                     raise ValueError(msg)
             if set(prompt.without) >= set(self.scorers):
-                msg = f"{named} names every scorer, so its images would be rendered for nothing: remove the prompt"
+                msg = (
+                    f"{named} names every scorer, so its images would be rendered for nothing: remove the prompt"
+                    if not any(entry.groups for entry in self.scorers.values())
+                    else f"{where}: prompts.{number}: no scorer looks at it, by its `group` and its `without`, so its "
+                    "images would be rendered for nothing: remove the prompt, or give a scorer its group"
+                )
                 raise ValueError(msg)
-        for name in self.scorers:
+        for name, entry in self.scorers.items():
             if not suite.looked_at_by(name):
-                msg = f"{where}: scorer {name!r} is left out of every prompt: let it look at some, or remove it"
+                what = f"looks at no prompt (its groups: {', '.join(entry.groups)})" if entry.groups else ""
+                msg = (
+                    f"{where}: scorer {name!r} {what or 'is left out of every prompt'}: let it look at some, or remove "
+                    "it"
+                )
                 raise ValueError(msg)
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from basics.digests import json_digest
-from basics.names import plain
+from basics.names import plain, unseen
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
 from studies.spec.hires import NO_HIRES, Hires, HiresSettings, at_length, why_impossible
@@ -39,7 +39,8 @@ PredictionName = Literal["auto", "epsilon", "v_prediction", "flow"]
 LEAST_SHIFT: Final = 1.0
 MOST_SHIFT: Final = 12.0
 USUAL_SHIFT: Final = 3.0
-SCORING: Final = ("weight", "without")  # settings of a prompt that change no image
+SCORING: Final = ("weight", "without", "group")  # settings of a prompt that change no image
+LONGEST_GROUP: Final = 60  # characters of a group's name
 _LATER: Final = ("cfg_rescale", "pag", "hires")  # which suites and prompts did not always have
 _NAMES: Final[Mapping[str, Any]] = {
     "program": ProgramName,
@@ -58,6 +59,22 @@ Steps = Annotated[int, Field(ge=1, le=1000)]
 Cfg = Annotated[float, Field(ge=0, le=100)]  # guidance scale; 1 and 0 render without guidance
 CfgRescale = Annotated[float, Field(ge=0, le=1)]  # arXiv:2305.08891, eq. 16; 0: as guidance leaves it
 ClipSkip = Annotated[int, Field(ge=1, le=11)]  # 1 is the last layer, as in A1111; SDXL: at least 2
+
+
+def group_name(written: str) -> str:
+    """Return the name of a group of prompts in the form in which it is stored.
+
+    Raises:
+        ValueError: it is empty, or holds what cannot be seen.
+    """
+    name = plain(written).strip()
+    if not name:
+        msg = "a group of prompts needs a name: write a word, or leave it out"
+        raise ValueError(msg)
+    if wrong := unseen(name):
+        msg = f"a group cannot be called {name!r}: it holds {wrong}, which cannot be seen: leave it out"
+        raise ValueError(msg)
+    return name
 
 
 def noise_of(seed: int) -> int:
@@ -79,6 +96,7 @@ class SuiteItem:
     clip_skip: int
     weight: float = 1.0  # in the means over items, relative to the others'
     without: tuple[str, ...] = ()  # scorers that do not look at it
+    group: str | None = None  # its prompt's, for which gains are told and which a scorer may be given
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -105,11 +123,19 @@ class SuitePrompt(FrozenSettings):
     clip_skip: ClipSkip | None = None
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # of each of its items in the means over items
     without: Annotated[tuple[str, ...], BeforeValidator(as_list)] = ()  # scorers that do not look at its images
+    group: str | None = Field(default=None, min_length=1, max_length=LONGEST_GROUP)
 
     @field_validator("without")
     @classmethod
     def _plain_names(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         return tuple(map(plain, value)) if "base_dir" in (info.context or {}) else value
+
+    @field_validator("group")
+    @classmethod
+    def _plain_group(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None or "base_dir" not in (info.context or {}):
+            return value
+        return group_name(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -327,7 +353,7 @@ class SuiteSettings(FrozenSettings):
             impossible = why_impossible(item.sampling.hires, item.width, item.height, item.sampling.steps)
             if impossible is not None:
                 raise ValueError(impossible)
-        if len({replace(item, index=0, weight=1.0, without=()) for item in items}) < len(items):
+        if len({replace(item, index=0, weight=1.0, without=(), group=None) for item in items}) < len(items):
             msg = "the suite contains the same render twice (prompt, seed, size and settings): remove one of them"
             raise ValueError(msg)
         return self
@@ -346,6 +372,7 @@ class SuiteSettings(FrozenSettings):
                 clip_skip=self.clip_skip if prompt.clip_skip is None else prompt.clip_skip,
                 weight=prompt.weight,
                 without=prompt.without,
+                group=prompt.group,
             )
             for index, (_, prompt, seed, (width, height)) in enumerate(self._combinations())
         )
@@ -393,9 +420,20 @@ class SuiteSettings(FrozenSettings):
         return tuple(item for item in self.items() if scorer not in item.without)
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of its prompts, in the prompts' order."""
+        return tuple(dict.fromkeys(prompt.group for prompt in self.prompts if prompt.group is not None))
+
+    @property
     def counts_alike(self) -> bool:
         """Whether all items have the same weight, and every scorer looks at all of them."""
         return len({prompt.weight for prompt in self.prompts}) == 1 and not any(each.without for each in self.prompts)
+
+    @property
+    def has_alike_prompts(self) -> bool:
+        """Whether several images have one prompt."""
+        items = self.items()
+        return len({item.prompt for item in items}) < len(items)
 
     @property
     def lora_strengths(self) -> tuple[tuple[float, float], ...]:

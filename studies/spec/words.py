@@ -66,6 +66,7 @@ PROMPT_WORDS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("images", "picture", "pictures", "png", "file"), "image"),
     **dict.fromkeys(("prompts", "positive", "positiveprompt", "text"), "prompt"),
     **dict.fromkeys(("exclude", "skipscorers", "withoutscorers"), "without"),
+    **dict.fromkeys(("groups", "promptgroup"), "group"),
 }
 STUDY_WORDS: Final[Mapping[str, str]] = {
     "name": "study",

@@ -130,7 +130,7 @@ def _node_at(node: yaml.Node, steps: tuple[int | str, ...], value: Any) -> tuple
     taken = list[int | str]()
     for number, step in enumerate(steps):
         if steps[number + 1 :] == (KEY,):
-            return next((key for key, _ in _pairs(node) if yaml.safe_load(key.value) == value), node), taken
+            return next((key for key, _ in _pairs(node) if _value_of(key) == value), node), taken
         inner = _inner(node, step)
         if inner is None:
             break
@@ -144,6 +144,13 @@ def _inner(node: yaml.Node, step: int | str) -> yaml.Node | None:
         place = step if isinstance(step, int) else LETTERS.get(step, -1)
         return node.value[place] if 0 <= place < len(node.value) else None
     return next((value for key, value in _pairs(node) if plain(key.value) == step), None)
+
+
+def _value_of(key: yaml.Node) -> Any:
+    """Return what a key stands for: a quoted one for its text."""
+    if not isinstance(key, yaml.ScalarNode):
+        return None
+    return key.value if key.style is not None else yaml.safe_load(key.value)
 
 
 def _pairs(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:

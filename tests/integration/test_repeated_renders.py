@@ -12,7 +12,8 @@ from command_line import Call, caller, enter
 from scipy import stats
 from stored_study import store_study
 
-from optimizer.trial.gains import Evidence, gains
+from optimizer.trial.evidence import Evidence
+from optimizer.trial.gains import gains
 from optimizer.trial.objective import SINGLE, Objective, Scores
 from optimizer.trial.ranking import parent_trials
 from optimizer.trial.repeats import first_of_each, positions_once

@@ -281,11 +281,14 @@ def _print_paired(found: StudyComparison) -> None:
             continue
         interval = "" if score.low is None or score.high is None else f" ({score.low:+.3g} to {score.high:+.3g})"
         better = "higher" if score.direction == "maximize" else "lower"
+        alike = " of one prompt, so the interval says nothing about others" if score.basis == "images" else ""
         console.print(
             f"{escaped(score.name)}: {escaped(second)} minus {escaped(first)} {score.difference:+.3g}{interval}, "
-            f"over {counted(score.items, 'image')}; {better} is better",
+            f"over {counted(score.items, 'image')}{alike}; {better} is better",
             soft_wrap=True,
         )
     if found.other_parents is not None:
         console.print("their parents are different files, so their gains are over different models", soft_wrap=True)
-    console.print("intervals are 95 %; each best was chosen by these same images, so both look better than they are")
+    console.print(
+        "intervals are 95 %, over prompts; each best was chosen by these same images, so both look better than they are"
+    )

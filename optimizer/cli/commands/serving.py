@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -61,8 +62,8 @@ def serve(
     address = f"[{host}]" if ":" in host else host
     page = f"http://{address}:{server.port}{path}"
     console.print(escaped(f"{title}: {page}  (Ctrl-C to stop)"), soft_wrap=True)
-    if show:
-        _open_in_browser(page)
+    if show:  # beside the server: a browser in the terminal would wait for it
+        threading.Thread(target=_open_in_browser, args=(page,), name="browser", daemon=True).start()
     if begun is not None:
         begun()
     with suppress(KeyboardInterrupt):
@@ -70,7 +71,7 @@ def serve(
 
 
 def _open_in_browser(page: str) -> None:
-    """Open a page that is served in a moment; the server's socket takes the browser's request already."""
+    """Open a page, or say that there is no browser."""
     import webbrowser
 
     if not webbrowser.open(page):

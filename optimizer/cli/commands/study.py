@@ -210,37 +210,38 @@ def resume(
     from studies.records.stored_studies import open_study, set_budget
     from studies.records.stored_trials import load_trials
 
-    records = patiently(lambda: open_study(database, name), monitoring)
-    with loading_libraries():
-        from optimizer.cli.views.results import print_repeats
+    with notifying(None if detach else notify) as ending:
+        ending.study = name
+        records = patiently(lambda: open_study(database, name), monitoring)
+        with loading_libraries():
+            from optimizer.cli.views.results import print_repeats
 
-        folders = searched_folders(models, caches)
-    budget = records.study.spec.budget if spec is None else spec.budget
-    if trials is not None:
-        budget = budget.model_copy(update={"trials": trials})
-    if patience is not None:
-        budget = budget.model_copy(update={"patience": patience or None})
-    asked = replace(records.study, spec=records.study.spec.model_copy(update={"budget": budget}))
-    ended = not detach and patiently(lambda: has_ended(replace(records, study=asked)), monitoring)
-    if not ended:  # else it is said with the results
-        print_repeats(records, patiently(lambda: load_trials(records), monitoring))
-    # First what may be refused: a spec file, then files that have changed.
-    plan = None if spec is None else open_asked_study(records.study, spec, folders, looked_at=detach or ended)
-    runtime = None
-    if not (detach or ended):
-        plan = plan or open_unchanged_plan(records.study, folders)
-        runtime = load_runtime(plan, records.study.parents, caches)
-    patiently(lambda: set_budget(records, budget), monitoring)
-    patiently(lambda: set_status(records, "active"), monitoring)
-    records = patiently(lambda: open_study(database, records.study.name), monitoring)
-    if detach:
-        console.print(f"{escaped(records.study.name)} is active; its workers will run it", soft_wrap=True)
-        return
-    if runtime is None:
-        end_study(records, Artifacts.beside(url, artifacts), how_to_go_on(records, models))
-        return
-    with notifying(notify) as ending:
-        ending.study = records.study.name
+            folders = searched_folders(models, caches)
+        budget = records.study.spec.budget if spec is None else spec.budget
+        if trials is not None:
+            budget = budget.model_copy(update={"trials": trials})
+        if patience is not None:
+            budget = budget.model_copy(update={"patience": patience or None})
+        asked = replace(records.study, spec=records.study.spec.model_copy(update={"budget": budget}))
+        ended = not detach and patiently(lambda: has_ended(replace(records, study=asked)), monitoring)
+        if not ended:  # else it is said with the results
+            print_repeats(records, patiently(lambda: load_trials(records), monitoring))
+        # First what may be refused: a spec file, then files that have changed.
+        plan = None if spec is None else open_asked_study(records.study, spec, folders, looked_at=detach or ended)
+        runtime = None
+        if not (detach or ended):
+            plan = plan or open_unchanged_plan(records.study, folders)
+            runtime = load_runtime(plan, records.study.parents, caches)
+        patiently(lambda: set_budget(records, budget), monitoring)
+        patiently(lambda: set_status(records, "active"), monitoring)
+        records = patiently(lambda: open_study(database, records.study.name), monitoring)
+        if detach:
+            console.print(f"{escaped(records.study.name)} is active; its workers will run it", soft_wrap=True)
+            return
+        if runtime is None:
+            end_study(records, Artifacts.beside(url, artifacts), how_to_go_on(records, models))
+            ending.outcome = "ended"
+            return
         others = environments_of_others(count, runtime, url, artifacts, caches)
         ending.outcome = "ended" if work_on(records, runtime, artifacts, monitoring, others, models) else "stopped"
 
@@ -272,6 +273,7 @@ def finish(
         from optimizer.outcome.final import choose_finalists
         from optimizer.search.shortlist import by_value
         from optimizer.trial.objective import Objective
+        from optimizer.work.final_claim import holding_final
         from studies.files.artifacts import Artifacts
         from studies.records.stored_trials import load_trials
 
@@ -280,7 +282,9 @@ def finish(
     caches = cache_folder(cache)  # after the checks, because loading takes long
     runtime = load_stored_study(records.study, searched_folders(models, caches), caches)
     folder, reporter = Artifacts.beside(database.url, artifacts), monitoring.reporter(records, OutageReporter())
-    finish_with_progress(records, runtime, folder, reporter, retry_for(reporter))
+    retry = retry_for(reporter)
+    with holding_final(records, retry):
+        finish_with_progress(records, runtime, folder, reporter, retry)
     end_study(records, folder)
 
 

@@ -78,12 +78,10 @@ def clone(
 ) -> None:
     """Make a new study with the spec of another one, paused until it is resumed."""
     records, store = _opened(study, storage, artifacts)
-    from studies.records.control import set_status
     from studies.records.stored_trials import load_trials
     from studies.records.whole_studies import clone_study
 
     made = clone_study(records, store, _usable(new), trials=trials)
-    set_status(made, "paused")
     copied = f", with {counted(len(load_trials(made)), 'trial')} of it" if trials else ""
     again = advised(f'study resume "{made.study.name}"', made.database.url)
     console.print(escaped(f"{made.study.name} is a clone of {records.study.name}{copied}; begin with: {again}"))

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from basics.messages import counted
-from optimizer.cli.common import console, escaped, interactive
+from optimizer.cli.common import console, escaped, interactive, print_notes
 from optimizer.cli.views.tables import FoldingTable
 from optimizer.outcome.in_words import final_lines
 from optimizer.outcome.next_commands import finish_command
 from optimizer.trial.best import role_in_final
-from optimizer.trial.gain_text import gain_text
+from optimizer.trial.gain_text import basis_notes, gain_text
 from optimizer.trial.objective import Objective
 from studies.records.finals import Final
 from studies.records.study_records import StudyRecords
@@ -55,6 +55,8 @@ def print_final(records: StudyRecords, final: Final, trials: Sequence[StoredTria
     console.print(final_table(records.study, final, objective))
     for line in final_lines(records, final, objective):
         console.print(escaped(line), soft_wrap=True)
+    held_out = [candidate.held_out for candidate in final.candidates]
+    print_notes(f"final: {note}" for note in basis_notes(held_out, records.study.spec.held_out))
     if final.is_outdated(trials):
         console.print(
             "[yellow]the final is outdated:[/] more trials have finished since; hold it again with: "

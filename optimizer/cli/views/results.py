@@ -11,13 +11,15 @@ from basics.messages import counted, in_one_line
 from optimizer.cli.common import console, escaped, print_notes
 from optimizer.cli.views.final import print_final
 from optimizer.cli.views.front import print_front
+from optimizer.cli.views.groups import print_groups
 from optimizer.cli.views.tables import FoldingTable
 from optimizer.outcome.in_words import best_in_words
+from optimizer.report.results import results_with
 from optimizer.search.depth.ties import split_before, split_in_words
 from optimizer.search.stopping import own_trials, stored_end
 from optimizer.trial.best import BEST_MERGE, REASONS, Best, best_of, load_results
 from optimizer.trial.front import check_weights
-from optimizer.trial.gain_text import gain_text
+from optimizer.trial.gain_text import basis_notes, gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, complete_parents, stopped_after
 from optimizer.trial.repeats import note_of_repeats
@@ -85,8 +87,8 @@ def print_repeats(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
 
 
 EXPLANATION = (
-    "± is the standard error over the suite. Gains are over the better parent, with their 95 % interval; they are "
-    "paired image by image, and therefore more precise than the scores themselves."
+    "± is the standard error, over prompts. Gains are over the better parent, with their 95 % interval over prompts; "
+    "they are paired image by image, and therefore more precise than the scores themselves."
 )
 
 WEIGHTED = (
@@ -113,12 +115,15 @@ def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[st
         console.print(EXPLANATION, soft_wrap=True)
         if not study.spec.suite.counts_alike:
             console.print(WEIGHTED, soft_wrap=True)
+        print_notes(basis_notes([trial.gains_over_others for trial in complete], study.spec.suite))
         print_repeats(records, trials)
     if complete and len(objective.names) > 1:
         print_front(trials, objective, best)
     _print_progress(records, trials)
     if final is not None:
         print_final(records, final, trials, objective)
+    if best is not None:
+        print_groups(results_with(records, objective, trials, final, best))
     if best is not None:
         console.print(f"best: {escaped(best_in_words(best, objective))}", soft_wrap=True)
 
@@ -209,8 +214,8 @@ def _scores_table(
 
 def _titled(study: StoredStudy, trial: StoredTrial) -> str:
     """Return what a trial is, for the head of a column; a parent also by its file."""
-    files = {parent.letter: parent.path.stem for parent in study.parents}
-    return trial.title if trial.origin.parent is None else f"{trial.title}\n{files[trial.origin.parent]}"
+    letter = trial.origin.parent
+    return trial.title if letter is None else f"{trial.title}\n{study.parent_file(letter).path.stem}"
 
 
 def _is_its_only_score(objective: Objective, means: Iterable[Mapping[str, float]]) -> bool:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from optimizer.report.groups import gains_by_group
+from optimizer.report.results import Results, results_with
 from optimizer.search.stopping import stored_end
 from optimizer.trial.best import best_of, load_results
 from optimizer.trial.objective import Objective
@@ -52,8 +54,20 @@ def study_facts(records: StudyRecords, weights: Mapping[str, float] | None = Non
             "caveat": best.caveat,
             "refusal": best.refusal,
         },
+        "groups": None if best is None else _groups(results_with(records, objective, trials, final, best)),
         "trials": [_trial(records, trial) for trial in trials],
         "final": None if final is None else _final(final),
+    }
+
+
+def _groups(results: Results) -> dict[str, Any]:
+    """Return the gains of the best merge by group of prompts, in the search and held out; nothing without groups."""
+    return {
+        where: [
+            {"group": each.group, "prompts": each.prompts, "images": each.items, "gains": _gains(each.gains)}
+            for each in gains_by_group(results, held_out=held_out).groups
+        ]
+        for where, held_out in (("search", False), ("held_out", True))
     }
 
 
@@ -106,7 +120,13 @@ def _final(final: Final) -> dict[str, Any]:
 
 def _gains(gains: Mapping[str, Gain]) -> dict[str, dict[str, Any]]:
     return {
-        name: {"value": _number(gain.value), "low": _number(gain.low), "high": _number(gain.high), "over": gain.parent}
+        name: {
+            "value": _number(gain.value),
+            "low": _number(gain.low),
+            "high": _number(gain.high),
+            "over": gain.parent,
+            "basis": gain.basis,
+        }
         for name, gain in gains.items()
     }
 

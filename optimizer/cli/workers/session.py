@@ -170,11 +170,14 @@ def final_after(records: StudyRecords, runtime: Runtime, artifacts: Artifacts, r
     """Hold the final once the budget is spent; if other workers are still at work, the last of them does it."""
     from optimizer.errors import FinalError
     from optimizer.outcome.finishing import final_is_due
+    from optimizer.work.final_claim import holding_final
 
     if not final_is_due(records):
         return
+    retry = retry_for(reporter)
     try:
-        finish_with_progress(records, runtime, artifacts, reporter, retry_for(reporter))
+        with holding_final(records, retry):
+            finish_with_progress(records, runtime, artifacts, reporter, retry)
     except FinalError as error:
         console.print(f"no final: {escaped(str(error))}", soft_wrap=True)
 

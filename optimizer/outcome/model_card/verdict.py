@@ -69,13 +69,12 @@ def _may_be_luck(gain: Gain) -> bool:
 
 
 def _gains_table(study: StoredStudy, gains: Mapping[str, Gain]) -> str:
-    files = {parent.letter: parent.path.name for parent in study.parents}
     rows = [
         (
             brief(name),
             signed(gain.value),
             interval_text(gain) or "not known",
-            f"{gain.parent} ({brief(files[gain.parent])})",
+            f"{gain.parent} ({brief(study.parent_file(gain.parent).path.name)})",
         )
         for name, gain in gains.items()
     ]

@@ -65,11 +65,11 @@ def suite() -> SuiteImages:
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes pictures into a new folder as PNG: make_folder("name", range(10))."""
 
-    def make(name: str, seeds: range) -> Path:
+    def make(name: str, seeds: range, size: int = 48) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         for seed in seeds:
-            pixels = picture(seed).permute(1, 2, 0).numpy()
+            pixels = picture(seed, size, size).permute(1, 2, 0).numpy()
             Image.fromarray(pixels).save(folder / f"{seed:03}.png")
         return folder
 

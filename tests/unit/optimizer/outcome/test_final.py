@@ -14,7 +14,7 @@ from trials import trial
 from optimizer.errors import FinalError
 from optimizer.outcome.final import HeldOutResult, choose_finalists, judge
 from optimizer.search.shortlist import by_value
-from optimizer.trial.gains import Evidence
+from optimizer.trial.evidence import Evidence
 from optimizer.trial.judgement import suspicion
 from optimizer.trial.objective import SINGLE, Objective, Scores, Term
 from scorers.protocol import Direction, ScorerInfo

@@ -13,7 +13,8 @@ from scipy import stats
 from trials import trial
 
 from optimizer.rendering.batching import stages
-from optimizer.trial.gains import Evidence, gains
+from optimizer.trial.evidence import Evidence
+from optimizer.trial.gains import gains
 from optimizer.trial.objective import SINGLE, Objective, Scores, Term
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, stopped_after, would_be_best

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from optimizer.trial.gains import Evidence, difference, difference_interval, gains, standard_error, unseen
+from optimizer.trial.evidence import Evidence
+from optimizer.trial.gains import difference, difference_interval, gains, standard_error, unseen
 from optimizer.trial.objective import SINGLE, Objective, Scores, Term
 from optimizer.trial.racing import Race
 from optimizer.trial.scoring import Scoring, joined
@@ -50,7 +51,7 @@ def test_equal_weights_give_the_very_bits_of_no_weights(count: int, seed: int, w
 @given(st.integers(2, 20), st.integers(0, 10**6))
 def test_the_general_formulas_are_the_plain_ones_for_equal_weights(count: int, seed: int) -> None:
     x = np.random.default_rng(seed).normal(size=count)
-    found = spread([x], scaled(3.0, count))
+    found = spread(x, scaled(3.0, count))
     assert found is not None
     assert found.error == pytest.approx(stats.sem(x))
     assert found.freedom == pytest.approx(count - 1)
@@ -74,7 +75,7 @@ def test_the_error_and_its_freedom_are_those_of_the_matrices_of_the_papers() -> 
     covariance = to_residuals @ to_residuals.T
     middle = np.diag(share**2 / np.diag(covariance))
     form = to_residuals.T @ middle @ to_residuals
-    found = spread([x], UNEQUAL)
+    found = spread(x, UNEQUAL)
     assert found is not None
     assert found.error == pytest.approx(np.sqrt(x @ form @ x))
     assert found.freedom == pytest.approx(np.trace(form) ** 2 / np.trace(form @ form))
@@ -252,7 +253,7 @@ def test_image_and_set_scores_with_weights_have_one_bootstrap() -> None:
     weights = generator.uniform(0.5, 3.0, size=80)
     scores = Scores(by_item={"x": x}, by_set={"fid": float(rows.mean())}, weights=weights)
     both = Evidence(items=80, scores=scores, resampled={"fid": lambda draw: float(rows[draw].mean())})
-    found = spread([x], weights)
+    found = spread(x, weights)
     assert found is not None
     expected = np.hypot(found.error, stats.sem(rows))
     assert standard_error(both, (Term("x", 1.0), Term("fid", 1.0))) == pytest.approx(expected, rel=0.2)

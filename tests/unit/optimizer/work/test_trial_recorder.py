@@ -18,6 +18,7 @@ from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts
 from studies.files.stores import Store, StoredFile
 from studies.records import stored_renders, stored_trials, workers
+from studies.records.cached_reads import CachedTrials
 from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_trials
 from studies.records.values import StoredTrial
@@ -186,3 +187,20 @@ def test_leftovers_of_other_workers_go_once_the_trial_has_ended(study: Unrendere
     desk.recorder.store(claimed, evaluation(1.0, 3.0), None, 0.0)
     desk.recorder.remove_files_of_others(claimed.number)
     assert not any("dead" in file.name for file in study.artifacts.store.files(""))
+
+
+def test_gains_of_an_earlier_version_get_intervals_over_prompts_when_the_study_goes_on(tmp_path: Path) -> None:
+    suite = {"prompts": ["a lion", "a cat", "a fox"], "seeds": [1, 2], "sizes": [64], "steps": 1}
+    study = begin_unrendered(tmp_path, budget={"trials": 8}, suite=suite)
+    desk = Desk(study)
+    for number in range(3):
+        desk.record(*(float(number * item) for item in range(6)))
+    now = stored_trials.load_trials(study.records)
+    assert {gain.basis for trial in now for gain in trial.gains.values()} == {"prompts"}
+    for trial in now:  # over images, and so narrower
+        former = {
+            name: replace(gain, low=gain.value, high=gain.value, basis=None) for name, gain in trial.gains.items()
+        }
+        stored_trials.store_gains(study.records, trial, former, trial.errors)
+    Desk(replace(study, cached_trials=CachedTrials(study.records))).record(*[1.0] * 6)
+    assert [trial.gains for trial in stored_trials.load_trials(study.records)[:3]] == [trial.gains for trial in now]

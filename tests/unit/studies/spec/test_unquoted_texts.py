@@ -152,3 +152,12 @@ class TestComments:
 
     def test_what_is_no_yaml_is_left_to_who_reads_it(self) -> None:
         assert cut_texts("prompts: [a") == []
+
+
+@pytest.mark.parametrize(
+    "line", ['space: {bounds: {"*": [0, 1], 5: [0, 1]}}', 'space: {bounds: {"a: b: c": [0, 1], 5: [0, 1]}}']
+)
+def test_quoted_keys_beside_a_number_as_a_key_are_texts(line: str) -> None:
+    """A quoted key may be no YAML by itself."""
+    message = refusal(SPEC.replace("    %s\n", "") + line + "\n")
+    assert '"5"' in message
