@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,7 +37,7 @@ class BoardMatch:
     sides: tuple[BoardSide, ...]
     verdict: str
     unsure: bool
-    feeders: tuple[int | None, ...]  # place in the round before, of the match that each side won; None: it won none
+    feeders: tuple[int | None, ...]  # index in the round before, of the match that each side won; None: it won none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class BoardRound:
 
     title: str
     settings: str
-    places: tuple[BoardMatch, ...]
+    matches: tuple[BoardMatch, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def board_of(
     """
     drawing = _Drawing(record, record.rounds, contestants, suites, images)
     rounds = tuple(drawing.round(number) for number in range(1, len(drawing.tree) + 1))
-    champion = next(side for side in rounds[-1].places[0].sides if side.won)
+    champion = next(side for side in rounds[-1].matches[0].sides if side.won)
     return Board(
         title=f"{counted(len(contestants), 'checkpoint')}, {counted(len(rounds), 'round')}",
         rounds=rounds,
@@ -96,41 +96,43 @@ class _Drawing:
         return BoardRound(
             title=round_title(number, len(self.tree)),
             settings=settings_of(suite),
-            places=tuple(self._place(number, place, index) for index, place in enumerate(self.tree[number - 1].places)),
+            matches=tuple(
+                self._match(number, pairing, index) for index, pairing in enumerate(self.tree[number - 1].pairings)
+            ),
         )
 
-    def _place(self, number: int, place: tuple[int, ...], index: int) -> BoardMatch:
-        if len(place) == 1:
-            return BoardMatch(sides=(self._idle(place[0]),), verdict="no match", unsure=False, feeders=())
-        result = self.record.results[BracketMatch(round=number, upper=place[0], lower=place[1])]
+    def _match(self, round_number: int, pairing: tuple[int, ...], index: int) -> BoardMatch:
+        if len(pairing) == 1:
+            return BoardMatch(sides=(self._idle(pairing[0]),), verdict="no match", unsure=False, feeders=())
+        result = self.record.results[BracketMatch(round=round_number, upper=pairing[0], lower=pairing[1])]
         return BoardMatch(
-            sides=tuple(self._side(result, entrant) for entrant in place),
+            sides=tuple(self._side(result, number) for number in pairing),
             verdict=verdict(result),
             unsure=result.is_unsure,
-            feeders=tuple(self._feeder(number, 2 * index + side) for side in range(2)),
+            feeders=tuple(self._feeder(round_number, 2 * index + side) for side in range(2)),
         )
 
-    def _feeder(self, number: int, place: int) -> int | None:
-        if number == 1:
+    def _feeder(self, round_number: int, index: int) -> int | None:
+        if round_number == 1:
             return None
-        return place if len(self.tree[number - 2].places[place]) == 2 else None
+        return index if len(self.tree[round_number - 2].pairings[index]) == 2 else None
 
-    def _idle(self, entrant: int) -> BoardSide:
-        name = self.contestants[entrant - 1].name
-        return BoardSide(number=entrant, name=name, images=(), titles=(), scores=(), won=True)
+    def _idle(self, number: int) -> BoardSide:
+        name = self.contestants[number - 1].name
+        return BoardSide(number=number, name=name, images=(), titles=(), scores=(), won=True)
 
-    def _side(self, result: MatchResult, entrant: int) -> BoardSide:
-        match, contestant = result.match, self.contestants[entrant - 1]
+    def _side(self, result: MatchResult, number: int) -> BoardSide:
+        match, contestant = result.match, self.contestants[number - 1]
         items = self.suites[match.round - 1].items()
         images = self.images(match.round, contestant)
         chosen = sorted({index * len(images) // SHOWN_IMAGES for index in range(SHOWN_IMAGES)}) if images else []
         return BoardSide(
-            number=entrant,
+            number=number,
             name=contestant.name,
             images=tuple(images[index] for index in chosen),
             titles=tuple(f"{items[index].prompt}, seed {items[index].seed}" for index in chosen),
-            scores=_scores(result.judgement.scores, 0 if entrant == match.upper else 1),
-            won=entrant == result.winner,
+            scores=_scores(result.judgement.scores, 0 if number == match.upper else 1),
+            won=number == result.winner,
         )
 
 
@@ -153,11 +155,20 @@ def round_title(number: int, count: int) -> str:
 
 
 def settings_of(suite: SuiteSettings) -> str:
-    """Return the settings of a round's suite in one line."""
+    """Return the settings of a round's images in one line: where they differ, from the least to the most."""
+    items = suite.items()
+    samplings = [item.sampling for item in items]
+    samplers = dict.fromkeys(each.sampler for each in samplings)
     return (
-        f"{counted(len(suite.items()), 'image')} of {counted(len(suite.prompts), 'prompt')}, {suite.steps} steps, "
-        f"cfg {suite.cfg:g}, {suite.sampler}"
+        f"{counted(len(items), 'image')} of {counted(len({item.prompt for item in items}), 'prompt')}, "
+        f"{_range(each.steps for each in samplings)} steps, cfg {_range(each.cfg for each in samplings)}, "
+        f"{', '.join(samplers)}"
     )
+
+
+def _range(numbers: Iterable[float]) -> str:
+    low, *others = sorted(set(numbers))
+    return f"{low:g} to {others[-1]:g}" if others else f"{low:g}"
 
 
 def verdict(result: MatchResult) -> str:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from basics.files import replacing
+from basics.files import replace_file
 from optimizer.bracket.judging import Ahead, Judgement, ShownMatch
 from optimizer.rendering.contact_sheet import comparison_sheet, row_captions
+from studies.files.png import picture_png
 
 Vote = Literal["left", "right", "equal"]
-EYE: Final = "eye"
 ROWS: Final = 8  # of a sheet, beyond which its pictures stand in two tables side by side
 
 
@@ -46,8 +46,7 @@ class EyeJudge:
         sheet = comparison_sheet(title, columns, row_captions(items), tables=1 if len(items) <= ROWS else 2)
         path = self.folder / f"round-{shown.match.round}-{shown.match.upper}-{shown.match.lower}.png"
         self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            sheet.save(temporary, format="PNG")
+        replace_file(path, picture_png(sheet))
         return path
 
 

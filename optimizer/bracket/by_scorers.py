@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from basics.digests import json_digest
 from basics.messages import first_line
-from optimizer.bracket.judging import Ahead, Judgement, MatchSide, ShownMatch
+from optimizer.bracket.judging import Judgement, MatchSide, ShownMatch
 from optimizer.errors import BracketError, UnscorableTrial
 from optimizer.rendering.prediction import agreed_prediction
 from optimizer.runtime.setup import build_scorers
@@ -19,7 +18,6 @@ from optimizer.trial.evidence import Evidence
 from optimizer.trial.gains import difference, difference_interval
 from optimizer.trial.objective import Objective
 from scorers.protocol import Scorer
-from studies.spec.fingerprints import scorer_fingerprints
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteSettings
 
@@ -44,23 +42,13 @@ class ScorerJudge:
         return cls(scorers=scorers, objective=Objective.of(spec, infos))
 
     def judge(self, shown: ShownMatch) -> Judgement:
-        """Compare two checkpoints in the objective; one that cannot be scored loses.
+        """Compare two checkpoints in the objective.
 
         Raises:
+            BracketError: a scorer fails, or returns a value that is not finite; that says nothing of a checkpoint.
             UnscorableTrial: the memory is too small.
         """
-        found, failed = dict[Ahead, Evidence](), list[str]()
-        sides: tuple[tuple[Ahead, MatchSide], ...] = (("upper", shown.upper), ("lower", shown.lower))
-        for place, side in sides:
-            try:
-                found[place] = self._evidence(side, shown.suite)
-            except UnscorableTrial as error:
-                if error.kind == "out_of_memory":  # which is no fault of the checkpoint
-                    raise
-                failed.append(f"{side.contestant.name}: {first_line(error)}")
-        if failed:
-            return Judgement(ahead=next(iter(found), None), reason="; ".join(failed))
-        return self._compared(found["upper"], found["lower"])
+        return self._compared(self._evidence(shown.upper, shown.suite), self._evidence(shown.lower, shown.suite))
 
     def _compared(self, upper: Evidence, lower: Evidence) -> Judgement:
         lead = difference(upper, lower, self.objective.terms)
@@ -78,29 +66,17 @@ class ScorerJudge:
         """Score one side's pictures.
 
         Raises:
-            UnscorableTrial: a scorer fails, or returns a value that is not finite.
+            BracketError, UnscorableTrial: as for `judge`.
         """
         prediction = agreed_prediction((side.contestant.checkpoint,), suite)
         scoring = scoring_of(self.scorers, suite, prediction)
-        part = scoring.score(suite.items(), side.images)
-        return scoring.evidence(scoring.scores(part), part.features)
-
-
-def require_one_number(spec: StudySpec) -> None:
-    """Refuse several objectives, of which none says who is ahead.
-
-    Raises:
-        BracketError: the spec has several.
-    """
-    if spec.objectives is not None:
-        raise BracketError(
-            "a bracket compares by one number, and the spec has several `objectives`: combine its scorers under "
-            "`objective`, or judge with --by eye"
-        )
-
-
-def identity_of(spec: StudySpec) -> str:
-    """Return a digest of the scorers, their files and the objective."""
-    entries = {name: entry.model_dump(mode="json") for name, entry in spec.scorers.items()}
-    terms = {name: term.model_dump(mode="json") for name, term in spec.terms.items()}
-    return "scorers " + json_digest([entries, scorer_fingerprints(spec), terms])
+        try:
+            part = scoring.score(suite.items(), side.images)
+            return scoring.evidence(scoring.scores(part), part.features)
+        except UnscorableTrial as error:
+            if error.kind != "scorer":
+                raise
+            raise BracketError(
+                f"the pictures of {side.contestant.name} cannot be scored: {first_line(error)}; the match is left "
+                "open: once the scorer works, the same command goes on from here"
+            ) from error

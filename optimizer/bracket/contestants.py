@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from basics.messages import counted
-from optimizer.bracket.candidate_files import CandidateFile, require_several
+from optimizer.bracket.checkpoint_files import ListedFile, require_several
 from optimizer.errors import BracketError, CheckpointError
 from optimizer.families.registry import model_family
 from optimizer.merging.files.change_guard import OpenedFiles
@@ -41,7 +41,7 @@ class FoundCheckpoints:
     left_out: tuple[str, ...]  # what of folders is no checkpoint, with the reason
 
 
-def open_checkpoints(files: Sequence[CandidateFile]) -> FoundCheckpoints:
+def open_checkpoints(files: Sequence[ListedFile]) -> FoundCheckpoints:
     """Open files by their headers.
 
     Models in a folder that are no checkpoints, such as LoRAs, are left out. One that is named itself is refused.

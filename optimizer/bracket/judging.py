@@ -58,6 +58,7 @@ class Judge(Protocol):
         """Compare two checkpoints, neither of which has failed.
 
         Raises:
+            BracketError: the judge cannot say, which is no checkpoint's fault.
             UnscorableTrial: the memory is too small.
             OSError: what is shown of the match cannot be written.
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Final
 
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from optimizer.bracket.board import Board
 from optimizer.rendering.contact_sheet import to_picture
 from optimizer.report.html import data_url, page_environment, source_of
+from studies.files.jpeg import encode_jpeg
 
 LONGER_SIDE: Final = 320  # of an image on the page, in pixels; smaller ones stay as they are
 QUALITY: Final = 88  # of JPEG
@@ -31,6 +31,4 @@ def small_picture(image: Tensor) -> str:
     """Return an image, uint8 [3, h, w], as a data URL: a JPEG that is made smaller if it is large."""
     picture = to_picture(image)
     picture.thumbnail((LONGER_SIDE, LONGER_SIDE))
-    with io.BytesIO() as buffer:
-        picture.save(buffer, format="JPEG", quality=QUALITY)
-        return data_url(buffer.getvalue(), "jpeg")
+    return data_url(encode_jpeg(picture, QUALITY), "jpeg")

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 
 from basics.texts import visible
 from optimizer.bracket.board import SHOWN_IMAGES, Board, BoardMatch, BoardRound, BoardSide
-from optimizer.rendering.contact_sheet import INK, PAPER, font, to_picture
+from optimizer.rendering.contact_sheet import INK, PAPER, scaled_picture
+from optimizer.rendering.fonts import font_of
 
 THUMB: Final = 88  # pixels, the longer side
 GAP: Final = 6
@@ -61,32 +62,41 @@ def bracket_picture(board: Board) -> Image.Image:
 
 
 def _placed(rounds: Sequence[BoardRound]) -> list[dict[int, _Placed]]:
-    """Return where the matches of each round stand, by their place in the round.
+    """Return where the matches of each round stand, by their index in the round.
 
     A match stands at the height of the middle of those that lead to it. One that none leads to has a row of its own.
     """
-    middles: list[dict[int, float]] = [{} for _ in rounds]
-    rows = 0
-
-    def place(number: int, index: int) -> float:
-        nonlocal rows
-        match = rounds[number].places[index]
-        before = [place(number - 1, feeder) for feeder in match.feeders if feeder is not None]
-        if not before:
-            before, rows = [rows * (MATCH + MARGIN) + MATCH / 2], rows + 1
-        middles[number][index] = sum(before) / len(before)
-        return middles[number][index]
-
-    place(len(rounds) - 1, 0)
+    middles = _middles(rounds)
     return [
         {
             index: _Placed(
-                each.places[index], MARGIN + number * (WIDTH + BETWEEN), HEAD + GAP + round(middle - MATCH / 2)
+                match,
+                MARGIN + number * (WIDTH + BETWEEN),
+                HEAD + GAP + round(middles[number, index] - MATCH / 2),
             )
-            for index, middle in of_round.items()
+            for index, match in enumerate(each.matches)
+            if (number, index) in middles
         }
-        for number, (each, of_round) in enumerate(zip(rounds, middles, strict=True))
+        for number, each in enumerate(rounds)
     ]
+
+
+def _middles(rounds: Sequence[BoardRound]) -> dict[tuple[int, int], float]:
+    """Return the height of the middle of each match, by the index of its round and its own; none of those without."""
+    every = [
+        (number, index, [feeder for feeder in match.feeders if feeder is not None])
+        for number, each in enumerate(rounds)
+        for index, match in enumerate(each.matches)
+        if len(match.sides) == 2
+    ]
+    # The matches that none leads to, from top to bottom: of those of a round, each takes up twice as much of the tree
+    # as of the round before.
+    own_rows = sorted((index << number, number, index) for number, index, feeders in every if not feeders)
+    middles = {(number, index): row * (MATCH + MARGIN) + MATCH / 2 for row, (_, number, index) in enumerate(own_rows)}
+    for number, index, feeders in every:
+        if feeders:
+            middles[number, index] = sum(middles[number - 1, feeder] for feeder in feeders) / len(feeders)
+    return middles
 
 
 def _draw_lines(draw: ImageDraw.ImageDraw, placed: _Placed, before: dict[int, _Placed]) -> None:
@@ -114,7 +124,7 @@ def _draw_side(sheet: Image.Image, side: BoardSide, x: int, y: int) -> None:
     colour = INK if side.won else LOST
     _write(draw, f"{side.number}  {side.name}", (x + 2 * GAP, y + 2), WIDTH - 3 * GAP, colour)
     for index, image in enumerate(side.images):
-        picture = _scaled(to_picture(image), THUMB)
+        picture = scaled_picture(image, THUMB)
         if not side.won:
             picture = Image.blend(picture, Image.new("RGB", picture.size, PAPER), 0.45)
         sheet.paste(picture, (x + 2 * GAP + index * (THUMB + GAP), y + LINE + GAP))
@@ -128,7 +138,7 @@ def _draw_champion(sheet: Image.Image, side: BoardSide, x: int, middle: int) -> 
     top = middle - CHAMPION // 2
     draw.line([(x - BETWEEN, middle), (x - GAP, middle)], fill=WON, width=2)
     if side.images:
-        sheet.paste(_scaled(to_picture(side.images[0]), CHAMPION), (x, top))
+        sheet.paste(scaled_picture(side.images[0], CHAMPION), (x, top))
     _write(draw, side.name, (x, top + CHAMPION + GAP), CHAMPION + MARGIN, WON, 15)
     _write(draw, "wins", (x, top + CHAMPION + GAP + LINE + 2), CHAMPION + MARGIN, WON)
 
@@ -139,19 +149,14 @@ def _lines(scores: Sequence[str]) -> list[str]:
     return [", ".join(scores[start : start + each]) for start in range(0, len(scores), each or 1)]
 
 
-def _scaled(picture: Image.Image, longer: int) -> Image.Image:
-    scale = longer / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-
-
 def _write(
     draw: ImageDraw.ImageDraw, text: str, at: tuple[int, int], width: int, fill: str = INK, size: int = TEXT
 ) -> None:
     """Write a line of text; what does not fit into the width is left out."""
-    shown, chosen = visible(text), font(size)
+    shown = visible(text)
+    chosen = font_of(shown, size)
     if chosen.getlength(shown) > width:
-        while shown and chosen.getlength(f"{shown}…") > width:
+        while shown and chosen.getlength(f"{shown}...") > width:
             shown = shown[:-1]
-        shown = f"{shown}…"
+        shown = f"{shown}..."
     draw.text(at, shown, fill=fill, font=chosen)

@@ -27,45 +27,39 @@ class BracketWatch:
     decided: Callable[[MatchResult], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Player:
-    """A bracket, and all that is needed to play it."""
+def play(
+    plan: BracketPlan, record: BracketRecord, renderer: ContestantRenderer, judge: Judge, watch: BracketWatch
+) -> None:
+    """Play a bracket until there is a winner.
 
-    plan: BracketPlan
-    record: BracketRecord
-    renderer: ContestantRenderer
-    judge: Judge
-    watch: BracketWatch
+    Args:
+        record: what is decided of it; results are added.
 
-    def play(self) -> None:
-        """Play until there is a winner.
+    Raises:
+        BracketError: a scorer fails.
+        CheckpointError: a checkpoint has changed since the bracket was made ready.
+        NoMemoryError, UnscorableTrial: the memory is too small.
+        OSError: pictures or results cannot be written.
+    """
 
-        Raises:
-            CheckpointError: a checkpoint has changed since the bracket was made ready.
-            NoMemoryError, UnscorableTrial: the memory is too small.
-            OSError: pictures or results cannot be written.
-        """
-        while matches := self.record.open_matches:
-            number = matches[0].round
-            entrants = [each for match in matches for each in (match.upper, match.lower)]
-            self.watch.started(number, len(matches), len(entrants))
-            for entrant in entrants:
-                contestant = self.plan.contestant(entrant)
-                self.watch.rendering(number, contestant)
-                self.renderer.rendered(number, contestant, self.watch.rendered)
-            self.watch.judging()
-            for match in matches:
-                result = decide(self._shown(match), self.judge)
-                self.record.add(result)
-                self.watch.decided(result)
-
-    def _shown(self, match: BracketMatch) -> ShownMatch:
-        suite = self.plan.suites[match.round - 1]
-        upper, lower = (self._side(match.round, number) for number in (match.upper, match.lower))
-        return ShownMatch(match=match, suite=suite, upper=upper, lower=lower)
-
-    def _side(self, number: int, entrant: int) -> MatchSide:
-        contestant = self.plan.contestant(entrant)
-        render = self.renderer.rendered(number, contestant, self.watch.rendered)
-        limit = self.plan.bracket.spec.render.degenerate_limit
+    def side(round_number: int, number: int) -> MatchSide:
+        contestant = plan.contestant(number)
+        render = renderer.rendered(round_number, contestant, watch.rendered)
+        limit = plan.bracket.spec.render.degenerate_limit
         return MatchSide(contestant=contestant, images=render.images, failure=failure_of(render, limit))
+
+    def shown(match: BracketMatch) -> ShownMatch:
+        upper, lower = (side(match.round, number) for number in (match.upper, match.lower))
+        return ShownMatch(match=match, suite=plan.suites[match.round - 1], upper=upper, lower=lower)
+
+    while matches := record.open_matches:
+        numbers = [number for match in matches for number in (match.upper, match.lower)]
+        watch.started(matches[0].round, len(matches), len(numbers))
+        for contestant in map(plan.contestant, numbers):
+            watch.rendering(matches[0].round, contestant)
+            renderer.rendered(matches[0].round, contestant, watch.rendered)
+        watch.judging()
+        for match in matches:
+            result = decide(shown(match), judge)
+            record.add(result)
+            watch.decided(result)

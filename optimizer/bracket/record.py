@@ -18,23 +18,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from basics.file_locks import take_lock
 from basics.files import open_lock_file, replace_file
-from optimizer.bracket.candidate_files import FILE
+from optimizer.bracket.checkpoint_files import FILE
+from optimizer.bracket.identity import BracketIdentity
 from optimizer.bracket.judging import MatchResult
 from optimizer.bracket.tree import BracketMatch, TreeRound, played, ranking
 from optimizer.errors import BracketError
 
 LOCK: Final = ".bracket.lock"
-VERSION: Final = 1
+VERSION: Final = 2
 ANEW: Final = "or begin anew with --anew, which keeps every picture that still fits"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BracketIdentity:
-    """What a bracket depends on: results of another one say nothing here."""
-
-    checkpoints: tuple[str, ...]  # sha256 by number
-    rounds: tuple[str, ...]  # a digest of what shapes the pictures of each
-    judge: str
 
 
 @dataclass(kw_only=True)
@@ -91,24 +83,38 @@ class BracketRecord:
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def bracket_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a bracket's folder.
 
     Raises:
-        BracketError: another process holds it.
-        OSError: it cannot be locked.
+        BracketError: another process holds it, or it cannot be locked.
     """
-    handle = open_lock_file(folder / LOCK)
+    handle = _locked(folder)
     try:
-        try:
-            take_lock(handle)
-        except BlockingIOError as error:
-            raise BracketError(
-                f"another process is at work on the bracket in {folder}: wait for it, or name another --folder"
-            ) from error
         yield
     finally:
         os.close(handle)
+
+
+def _locked(folder: Path) -> int:
+    """Return the open handle of the lock's file."""
+    try:
+        handle = open_lock_file(folder / LOCK)
+        try:
+            take_lock(handle)
+        except OSError:
+            os.close(handle)
+            raise
+    except BlockingIOError as error:
+        raise BracketError(
+            f"another process is at work on the bracket in {folder}: wait for it, or name another --folder"
+        ) from error
+    except OSError as error:
+        raise BracketError(
+            f"the bracket in {folder} cannot be locked ({error.strerror}): name a --folder on a disk where files can "
+            "be written and locked"
+        ) from error
+    return handle
 
 
 def begin(folder: Path, identity: BracketIdentity, names: Sequence[str], *, anew: bool) -> BracketRecord:
@@ -159,6 +165,7 @@ def _require_same(
         _changed_checkpoints(before, now, known, names)
         or _changed_rounds(before.rounds, now.rounds)
         or ("" if before.judge == now.judge else "its judge is another: other scorers, objective, or --by")
+        or _changed_counting(before.counting, now.counting)
     )
     if change:
         raise BracketError(f"the bracket in {folder} cannot go on: {change}; undo that, name another --folder, {ANEW}")
@@ -180,7 +187,23 @@ def _changed_checkpoints(
 
 
 def _changed_rounds(before: Sequence[str], now: Sequence[str]) -> str:
-    changed = [number for number, pair in enumerate(zip(before, now, strict=False), start=1) if pair[0] != pair[1]]
-    if not changed:
+    changed = _first_change(before, now)
+    if changed is None:
         return ""
-    return f"round {changed[0]} renders otherwise: the spec, a file beside it, the device or the software has changed"
+    return f"round {changed} renders otherwise: the spec, a file beside it, the device or the software has changed"
+
+
+def _changed_counting(before: Sequence[str], now: Sequence[str]) -> str:
+    changed = _first_change(before, now)
+    if changed is None:
+        return ""
+    return (
+        f"the images of round {changed} count otherwise: a prompt's weight, without or group, or degenerate_limit, has "
+        "changed"
+    )
+
+
+def _first_change(before: Sequence[str], now: Sequence[str]) -> int | None:
+    """Return the number of the first round that is not as it was."""
+    pairs = enumerate(zip(before, now, strict=False), start=1)
+    return next((number for number, (one, other) in pairs if one != other), None)

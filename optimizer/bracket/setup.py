@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from optimizer.bracket.checkpoint_files import require_count
 from optimizer.bracket.contestants import Contestant, FoundCheckpoints, contestants_of
 from optimizer.bracket.tree import rounds_of
-from optimizer.errors import BracketError
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import Parents
@@ -15,7 +15,6 @@ from optimizer.merging.files.vae import VaeFile
 from optimizer.rendering.prediction import agreed_prediction
 from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.plan import Plan, check_models, make_plan
-from studies.recipe.recipe import LETTERS
 from studies.spec.rounds import BracketSpec
 from studies.spec.suite import SuiteSettings
 
@@ -71,17 +70,6 @@ def make_bracket(
         rounds=tuple(plans),
         notes=(*bracket.notes, *notes),
     )
-
-
-def require_count(winners: int, checkpoints: int) -> None:
-    """Refuse a number of winners that no study can have as parents.
-
-    Raises:
-        BracketError: there are too few or too many.
-    """
-    most = min(checkpoints, len(LETTERS))
-    if not 2 <= winners <= most:
-        raise BracketError(f"--winners: a search takes 2 to {most} of these checkpoints as its parents, got {winners}")
 
 
 def _check_each(checkpoints: Sequence[Checkpoint], bracket: BracketSpec, suites: Sequence[SuiteSettings]) -> None:

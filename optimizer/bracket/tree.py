@@ -25,7 +25,7 @@ class TreeRound:
     """A round of the tree, from top to bottom."""
 
     matches: tuple[BracketMatch, ...]
-    places: tuple[tuple[int, ...], ...]  # two contestants that meet, or one that goes on without a match
+    pairings: tuple[tuple[int, ...], ...]  # two contestants that meet, or one that goes on without a match
 
 
 def rounds_of(count: int) -> int:
@@ -33,8 +33,8 @@ def rounds_of(count: int) -> int:
     return (count - 1).bit_length()
 
 
-def opening_places(count: int) -> list[tuple[int, ...]]:
-    """Return the places of the first round from top to bottom: two contestants that meet, or one alone."""
+def opening_pairings(count: int) -> list[tuple[int, ...]]:
+    """Return the pairings of the first round from top to bottom: two contestants that meet, or one alone."""
     order = [1]
     for _ in range(rounds_of(count)):
         order = [number for strong in order for number in (strong, 2 * len(order) + 1 - strong)]
@@ -42,18 +42,18 @@ def opening_places(count: int) -> list[tuple[int, ...]]:
     return [tuple(sorted(number for number in pair if number <= count)) for pair in pairs]
 
 
-def next_places(winners: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return the places of the next round from those who won the last one, from top to bottom."""
+def next_pairings(winners: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the pairings of the next round from those who won the last one, from top to bottom."""
     return list(zip(winners[::2], winners[1::2], strict=True))
 
 
-def matches_of(number: int, places: Sequence[tuple[int, ...]]) -> tuple[BracketMatch, ...]:
-    """Return the matches among the places of a round.
+def matches_of(number: int, pairings: Sequence[tuple[int, ...]]) -> tuple[BracketMatch, ...]:
+    """Return the matches among the pairings of a round.
 
     Args:
         number: of the round, from 1.
     """
-    return tuple(BracketMatch(round=number, upper=pair[0], lower=pair[1]) for pair in places if len(pair) == 2)
+    return tuple(BracketMatch(round=number, upper=pair[0], lower=pair[1]) for pair in pairings if len(pair) == 2)
 
 
 def played(count: int, winner: Callable[[BracketMatch], int | None]) -> list[TreeRound]:
@@ -62,16 +62,16 @@ def played(count: int, winner: Callable[[BracketMatch], int | None]) -> list[Tre
     Args:
         winner: returns the number of a match's winner, None while it is not played.
     """
-    rounds, places = list[TreeRound](), opening_places(count)
+    rounds, pairings = list[TreeRound](), opening_pairings(count)
     for number in range(1, rounds_of(count) + 1):
-        matches = matches_of(number, places)
-        rounds.append(TreeRound(matches=matches, places=tuple(places)))
+        matches = matches_of(number, pairings)
+        rounds.append(TreeRound(matches=matches, pairings=tuple(pairings)))
         winners = {(match.upper, match.lower): winner(match) for match in matches}
-        ahead = [place[0] if len(place) == 1 else winners[place[0], place[1]] for place in places]
+        ahead = [pair[0] if len(pair) == 1 else winners[pair[0], pair[1]] for pair in pairings]
         known = [each for each in ahead if each is not None]
         if len(known) < len(ahead) or len(known) == 1:
             break
-        places = next_places(known)
+        pairings = next_pairings(known)
     return rounds
 
 

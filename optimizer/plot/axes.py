@@ -1,16 +1,16 @@
 """The axes of a plot as they are typed, `NAME=VALUES`, before anything is known of the models.
 
 Values are a list, `0,0.25,0.5`, in which `0:1:5` stands for five from 0 to 1, evenly spaced, and a text with commas is
-written in quotation marks.
+written in quotation marks; an empty one is `""`.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final
 
 from basics.percent import from_percent
@@ -19,6 +19,8 @@ from optimizer.errors import PlotError
 
 MOST_VALUES: Final = 200  # of an axis: more could not be looked at
 _NUMBER: Final = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+# Of a list, with the comma after it: a text in quotation marks, in which two stand for one, or anything else.
+_ENTRY: Final = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>[^,]*))(?:,|\Z)')
 _RANGE: Final = re.compile(rf"\s*{_NUMBER}(%?)\s*:\s*{_NUMBER}(%?)\s*:\s*(\d+)\s*")
 
 
@@ -66,26 +68,35 @@ def _values(text: str, option: str) -> Iterator[str]:
     Raises:
         PlotError: a quotation mark is not closed, or a range has fewer than 2 values or too many.
     """
-    try:
-        entries = next(csv.reader([text], skipinitialspace=True, strict=True), [])
-    except csv.Error as error:
-        raise PlotError(f"{option}: {shortened(text)!r} cannot be read as a list: {error}") from error
-    for entry in entries:
-        found = _RANGE.fullmatch(entry)
-        if found is not None:
+    for entry in _ENTRY.finditer(text):
+        quoted, plain = entry["quoted"], (entry["plain"] or "").strip()
+        if quoted is not None:
+            yield quoted.replace('""', '"')
+        elif plain.startswith('"'):
+            raise PlotError(
+                f"{option}: {shortened(text)!r} cannot be read as a list: a quotation mark is not closed, or is not "
+                "followed by a comma"
+            )
+        elif found := _RANGE.fullmatch(plain):
             yield from _range(found, option)
-        elif entry.strip():
-            yield entry.strip()
+        elif plain:
+            yield plain
 
 
 def _range(found: re.Match[str], option: str) -> Iterator[str]:
     """Yield the values of a range, both ends among them."""
-    low, high, count = float(found[1]), float(found[3]), int(found[5])
+    low, high, count = Fraction(found[1]), Fraction(found[3]), int(found[5])
     if not 2 <= count <= MOST_VALUES:
         raise PlotError(
             f"{option}: {found[0].strip()} has {count} values: write FROM:TO:COUNT, with a count of 2 or more"
         )
     if bool(found[2]) != bool(found[4]):
         raise PlotError(f"{option}: {found[0].strip()} mixes numbers with percentages: write both ends alike")
-    for index in range(count):
-        yield f"{low + (high - low) * index / (count - 1):.6g}{found[2]}"
+    between = ((low + (high - low) * index / (count - 1)) for index in range(1, count - 1))
+    for number in (found[1], *map(_written, between), found[3]):
+        yield f"{number}{found[2]}"
+
+
+def _written(number: Fraction) -> str:
+    """Return a number as it is typed: a whole one with all of its digits."""
+    return str(number.numerator) if number.denominator == 1 else f"{float(number):.6g}"

@@ -10,12 +10,13 @@ from basics.messages import unknown_name
 from basics.texts import shortened
 from optimizer.errors import PlotError
 from optimizer.plot.axes import Axis, number_of
-from optimizer.plot.suites import SETTINGS, own_values, setting_of, with_setting
-from search_spaces.blocks import Architecture, places
+from optimizer.plot.suites import SETTINGS, own_values, setting_of, settings_changed, with_setting
+from search_spaces.blocks import VAE, Architecture, places
 from search_spaces.errors import SpaceError
 from search_spaces.parameters import Cell, matching_cells
 from search_spaces.patterns import collective_names
 from search_spaces.slots import Slot, beyond_usual
+from search_spaces.space import SearchSpace
 from studies.recipe.blueprint import NumbersByPlace
 from studies.spec.suite import SuiteSettings
 
@@ -103,16 +104,31 @@ def _shown(setting: str, value: str, suite: SuiteSettings) -> str:
     """Return a value for a heading: of a prompt by number also its text."""
     if setting == "prompt" and value.isdecimal():
         return f"{value}: {shortened(suite.prompts[int(value) - 1].prompt, LABEL_CHARACTERS)}"
-    return shortened(value, LABEL_CHARACTERS)
+    return shortened(value, LABEL_CHARACTERS) or '""'
 
 
-def number_changes(axis: Axis, architecture: Architecture, slots: Sequence[Slot]) -> tuple[NumberChange, ...]:
+def number_changes(axis: Axis, space: SearchSpace, *, bakes_vae: bool) -> tuple[NumberChange, ...]:
     """Return the changes of an axis over ratios, parameters of the method or LoRA weights.
 
+    A ratio of the VAE is among them where it is named, as `vae` or `vae.B`, or where the space searches it.
+
+    Args:
+        bakes_vae: whether every merge gets another VAE.
+
     Raises:
-        PlotError: the name matches nothing, is that of several ratios, or a value is none that the slot allows.
+        PlotError: the name matches nothing, is that of several ratios or of one that changes nothing, or a value is
+            none that the slot allows.
     """
-    cells = _cells(axis, architecture, slots)
+    slots = space.slots
+    cells = _cells(axis, space.architecture, slots)
+    others = frozenset(cell for cell in cells if cell[0] != VAE or slots[cell[1]].kind != "ratio")
+    if bakes_vae and not others:
+        raise PlotError(
+            f"{axis.option}: {axis.name} changes nothing, as the spec gives every merge the VAE of `vae`: leave one of "
+            "the two out"
+        )
+    if others and not any(VAE in parameter.places for parameter in space.parameters):
+        cells = others
     if not axis.values:
         raise PlotError(f"{axis.option}: {axis.name} has no values: write {axis.name}=0:1:5, or a list")
     return tuple(_number_change(axis, value, cells, slots) for value in axis.values)
@@ -157,10 +173,16 @@ def refuse_overlaps(axes: Sequence[Sequence[Change]], options: Sequence[str]) ->
         PlotError: two do.
     """
     for (one, first), (other, second) in combinations(zip(options, axes, strict=True), 2):
-        if both := sorted(_changed(first[0]) & _changed(second[0])):
+        if both := sorted(_changed(first) & _changed(second)):
             raise PlotError(f"{one} and {other} both change {both[0][0]}: give each axis something of its own")
 
 
-def _changed(change: Change) -> frozenset[tuple[str, int]]:
-    """Return the cells that a change is about, or its setting, which has no slot."""
-    return frozenset({(change.setting, -1)}) if isinstance(change, SuiteChange) else change.cells
+def _changed(axis: Sequence[Change]) -> frozenset[tuple[str, int]]:
+    """Return the cells that an axis changes with any of its values, or its settings, which have no slot."""
+    found = set[tuple[str, int]]()
+    for change in axis:
+        if isinstance(change, SuiteChange):
+            found |= {(setting, -1) for setting in settings_changed(change.setting, change.value)}
+        else:
+            found |= change.cells
+    return frozenset(found)

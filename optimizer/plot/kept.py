@@ -49,7 +49,13 @@ class CellKeys:
             alone = self.spec.model_copy(update={"suite": cell.suite, "final": FinalSettings()})
             self._beside[digest] = suite_fingerprints(alone, self._digests.of_file)
         return json_digest(
-            {**self._common, "recipe": cell.recipe.to_json(), "suite": digest, "beside": self._beside[digest]}
+            {
+                **self._common,
+                "recipe": cell.recipe.to_json(),
+                "suite": digest,
+                "counting": cell.suite.scoring_digest,
+                "beside": self._beside[digest],
+            }
         )
 
     @cached_property

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.merging.engine.plan import PlacePlan, plan_places
-from optimizer.plot.tables import Cell
+from optimizer.plot.tables import Cell, Identity
 from search_spaces.blocks import Architecture, places
 from studies.recipe.recipe import Recipe
 
@@ -19,7 +19,7 @@ def in_merge_order(cells: Iterable[Cell]) -> tuple[Cell, ...]:
     Two merges are as far apart as the number of places in which their plans differ. The first is nearest to parent A,
     which is live when the models are loaded. Ties go to the earlier cell.
     """
-    by_merge: dict[str, dict[tuple[str, str], Cell]] = {}
+    by_merge: dict[str, dict[Identity, Cell]] = {}
     for cell in cells:
         by_merge.setdefault(cell.recipe.digest, {}).setdefault(cell.identity, cell)
     groups = [tuple(group.values()) for group in by_merge.values()]

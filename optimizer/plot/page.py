@@ -6,29 +6,20 @@ escaping failed.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from torch import Tensor
-
 from optimizer.plot.kept import KeptCells
-from optimizer.plot.results import CellResult, PlotTable, lines_below, picture
+from optimizer.plot.pictures import ShownPicture, shown_pictures
+from optimizer.plot.results import CellResult, PlotTable, lines_below
 from optimizer.plot.tables import Cell, Identity
-from optimizer.rendering.contact_sheet import to_picture
-from optimizer.report.html import data_url, digest_of, page_environment, source_of
-from optimizer.report.pictures import PAGE_BYTES
+from optimizer.report.html import digest_of, page_environment, source_of
 from scorers.protocol import ScorerInfo
-from studies.files.png import encode_png
 from studies.recipe.recipe import Recipe
 from studies.spec.suite import SuiteSettings
 
-PICTURE_BYTES: Final = PAGE_BYTES * 3 // 4 - 500_000  # of all pictures before base64; the rest is for text
-JPEG_QUALITY: Final = 90  # of pictures that together would make the page too large as PNG
 SMALL: Final = 192  # pixels of the longer side, up to which pictures are shown with hard edges
-LEAST_SHOWN: Final = 144  # CSS pixels of the longer side of a picture in a table
-MOST_SHOWN: Final = 320
 SHOWN_IMAGES: Final = 12  # of a cell, in the list of what it shows
 
 RecipeText = Callable[[Recipe], str]
@@ -36,26 +27,8 @@ RecipeText = Callable[[Recipe], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownPicture:
-    """A picture of the page."""
-
-    url: str  # data URL
-    width: int  # in pixels
-    height: int
-    shown: int  # its width on the page, in CSS pixels: a small one is shown larger than it is, a large one smaller
-
-    @classmethod
-    def of(cls, image: Tensor, url: str) -> ShownPicture:
-        """Return an image, uint8 [3, h, w], as it is shown."""
-        _, height, width = image.shape
-        longer = max(height, width)
-        scale = max(LEAST_SHOWN, min(longer, MOST_SHOWN)) / longer
-        return cls(url=url, width=width, height=height, shown=round(scale * width))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaptionLine:
-    """A line below a picture."""
+class PageLine:
+    """A line below a picture, as the page shows it."""
 
     text: str
     best: bool  # whether it is the best value of its scorer in the table
@@ -68,7 +41,7 @@ class PageCell:
     label: str
     picture: ShownPicture | None
     failure: str
-    lines: tuple[CaptionLine, ...]
+    lines: tuple[PageLine, ...]
     share: float | None  # of the largest distance in its table; None without a distance
     recipe: str
 
@@ -99,10 +72,9 @@ def plot_page(
     infos: Mapping[str, ScorerInfo],
     recipe_text: RecipeText,
 ) -> str:
-    """Return a plot as HTML: its pictures are PNG, or JPEG where they would make the page too large."""
+    """Return a plot as HTML: its pictures are PNG, or JPEG and smaller where they would make the page too large."""
     every = {cell.identity: drawn.result(cell) for drawn in tables for cell in drawn.table.every}
-    pngs = _pngs(every, kept)
-    pictures = _jpegs(every, kept) if pngs is None else pngs
+    pictures, note = shown_pictures(every, kept)
     shown = [
         PageTable(
             title=drawn.table.title,
@@ -121,10 +93,7 @@ def plot_page(
     return environment.get_template("plot.html.j2").render(
         title=said.title,
         facts=said.facts,
-        notes=(
-            *said.notes,
-            *(() if pngs is not None else (f"Pictures are JPEG, quality {JPEG_QUALITY}, to keep the page small.",)),
-        ),
+        notes=(*said.notes, *note),
         images=_images_of(tables[0].table.every[0].suite),
         tables=shown,
         small=longest <= SMALL,
@@ -145,52 +114,24 @@ def _page_cell(
     return PageCell(
         label=cell.label or cell.caption or drawn.table.title,
         picture=pictures.get(cell.identity),
-        failure=f"failed: {result.failure or 'its images are gone'}",
+        failure=result.why_no_picture,
         lines=_lines(drawn, cell, result, infos),
         share=None if result.distance is None or not farthest else result.distance.levels / farthest,
         recipe=recipe_text(cell.recipe),
     )
 
 
-def _lines(
-    drawn: PlotTable, cell: Cell, result: CellResult, infos: Mapping[str, ScorerInfo]
-) -> tuple[CaptionLine, ...]:
-    """Return the lines below a picture; scores come last but for why there are none."""
-    texts = lines_below(cell, result, infos, len(cell.suite.items()))
-    before = len(texts) - len(result.scores) - (result.unscored is not None)
-    best = [value is not None and value == drawn.best(name, infos[name]) for name, value in result.scores.items()]
-    marks = [*[False] * before, *best, *[False] * (result.unscored is not None)]
-    return tuple(CaptionLine(text=text, best=mark) for text, mark in zip(texts, marks, strict=True))
+def _lines(drawn: PlotTable, cell: Cell, result: CellResult, infos: Mapping[str, ScorerInfo]) -> tuple[PageLine, ...]:
+    """Return the lines below a picture."""
+    return tuple(
+        PageLine(text=line.text, best=line.scorer is not None and _is_best(drawn, result, line.scorer, infos))
+        for line in lines_below(cell, result, infos)
+    )
 
 
-def _pngs(results: Mapping[Identity, CellResult], kept: KeptCells) -> dict[Identity, ShownPicture] | None:
-    """Return the pictures of a page as PNG; None where they would make it too large."""
-    shown, size = {}, 0
-    for identity, image in _images(results, kept):
-        content = encode_png(image.numpy())
-        size += len(content)
-        if size > PICTURE_BYTES:
-            return None
-        shown[identity] = ShownPicture.of(image, data_url(content, "png"))
-    return shown
-
-
-def _jpegs(results: Mapping[Identity, CellResult], kept: KeptCells) -> dict[Identity, ShownPicture]:
-    return {identity: ShownPicture.of(image, _jpeg_url(image)) for identity, image in _images(results, kept)}
-
-
-def _images(results: Mapping[Identity, CellResult], kept: KeptCells) -> Iterator[tuple[Identity, Tensor]]:
-    """Yield the picture of every cell that has one, uint8 [3, h, w]."""
-    for identity, result in results.items():
-        image = picture(result, kept)
-        if image is not None:
-            yield identity, image
-
-
-def _jpeg_url(image: Tensor) -> str:
-    with io.BytesIO() as buffer:
-        to_picture(image).save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
-        return data_url(buffer.getvalue(), "jpeg")
+def _is_best(drawn: PlotTable, result: CellResult, scorer: str, infos: Mapping[str, ScorerInfo]) -> bool:
+    value = result.scores[scorer]
+    return value is not None and value == drawn.best(scorer, infos[scorer])
 
 
 def _images_of(suite: SuiteSettings) -> tuple[str, ...]:

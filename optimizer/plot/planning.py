@@ -73,7 +73,7 @@ def _cell_count(request: PlotRequest, axes: Axes, blueprint: Blueprint) -> int:
 
 def _changes(axis: Axis, plan: Plan) -> tuple[Change, ...]:
     of_suite = suite_changes(axis, plan.spec.suite)
-    return of_suite if of_suite is not None else number_changes(axis, plan.space.architecture, plan.space.slots)
+    return of_suite if of_suite is not None else number_changes(axis, plan.space, bakes_vae=plan.spec.vae is not None)
 
 
 def _base(request: PlotRequest, plan: Plan, blueprint: Blueprint, records: StudyRecords | None) -> Base:

@@ -29,6 +29,19 @@ class CellResult:
     unscored: str | None = None  # why it has no scores
     distance: PictureDistance | None = None  # to the base of its table
 
+    @property
+    def why_no_picture(self) -> str:
+        """What stands in the place of its picture, where it has none."""
+        return f"failed: {self.failure or 'its images are gone'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionLine:
+    """A line below a picture."""
+
+    text: str
+    scorer: str | None = None  # whose score it is
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotTable:
@@ -67,21 +80,24 @@ class PlotTable:
         return replace(self, table=replace(self.table, cells=in_lines(ordered)))
 
 
-def lines_below(cell: Cell, result: CellResult, infos: Mapping[str, ScorerInfo], images: int) -> tuple[str, ...]:
-    """Return what stands below a cell's picture, one line each.
-
-    Args:
-        images: of the cell.
-    """
+def lines_below(cell: Cell, result: CellResult, infos: Mapping[str, ScorerInfo]) -> tuple[CaptionLine, ...]:
+    """Return what stands below a cell's picture."""
     lines = [cell.caption] if cell.caption else []
     if result.distance is not None:
         lines.append(f"{result.distance.levels:.1f} levels")
         if result.distance.cosine is not None:
             lines.append(f"cosine {result.distance.cosine:.3f}")
-    for name, value in result.scores.items():
-        shown = infos[name].report_name(images) if infos[name].scope == "set" else name
-        lines.append(f"{shown} {'–' if value is None else format(value, '#.4g')}")
-    return (*lines, *(["not scored"] if result.unscored is not None else []))
+    if result.unscored is not None:
+        lines.append("not scored")
+    scores = (
+        CaptionLine(text=_score(name, value, cell, infos[name]), scorer=name) for name, value in result.scores.items()
+    )
+    return (*(CaptionLine(text=line) for line in lines), *scores)
+
+
+def _score(name: str, value: float | None, cell: Cell, info: ScorerInfo) -> str:
+    shown = info.report_name(len(cell.suite.looked_at_by(name))) if info.scope == "set" else name
+    return f"{shown} {'–' if value is None else format(value, '#.4g')}"
 
 
 def picture(result: CellResult, kept: KeptCells) -> Tensor | None:

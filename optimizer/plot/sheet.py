@@ -22,9 +22,9 @@ def plot_sheet(
     def cell_of(drawn: PlotTable, cell: Cell) -> SheetCell:
         result = drawn.result(cell)
         whole = picture(result, kept)
-        lines = lines_below(cell, result, infos, len(cell.suite.items()))
+        lines = tuple(line.text for line in lines_below(cell, result, infos))
         if whole is None:
-            return SheetCell(image=None, lines=(*lines, f"failed: {result.failure or 'its images are gone'}"))
+            return SheetCell(image=None, lines=(*lines, result.why_no_picture))
         return SheetCell(image=thumbnail(whole, pictures), lines=lines)
 
     return table_sheet(

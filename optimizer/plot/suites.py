@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from basics.messages import counted
 from basics.settings import explain
 from optimizer.errors import PlotError
+from studies.spec.own_settings import for_all_prompts
 from studies.spec.sampler_names import read_sampler
+from studies.spec.samplers import SAMPLER_INFOS, SamplerName, ScheduleName, usual_schedule
 from studies.spec.suite import Size, SuitePrompt, SuiteSettings
 from studies.spec.words import SUITE_WORDS, letters
 
@@ -64,28 +66,42 @@ def with_setting(suite: SuiteSettings, name: str, value: str) -> SuiteSettings:
         PlotError: the suite cannot have this value.
     """
     data = suite.model_dump(mode="json") | {"preset": None}
-    data |= _changes(suite, name, value)
+    changes = _changes(suite, name, value)
     try:
-        return SuiteSettings.model_validate(data)
+        changed = SuiteSettings.model_validate(data | changes)
+        return changed if name == "program" else for_all_prompts(changed, changes)
     except ValidationError as error:
         raise PlotError(f"{name}={value}: {explain(error, SuiteSettings)}") from error
 
 
+def settings_changed(name: str, value: str) -> frozenset[str]:
+    """Return what an axis changes with a value: what it is over, and with a joint name of a sampler the schedule."""
+    return frozenset({name, *(_schedule_in(value) if name == "sampler" else ())})
+
+
 def _changes(suite: SuiteSettings, name: str, value: str) -> dict[str, Any]:
-    """Return the settings of a suite that change, `prompts` among them."""
+    """Return the settings of a suite that change."""
     if name == "prompt":
         return {"prompts": [_prompt(suite, value).model_dump(mode="json")]}
-    key, read = SETTINGS[name], _read(SETTINGS[name], value)
-    changes: dict[str, Any] = {key: read}
+    changes: dict[str, Any] = {SETTINGS[name]: _read(SETTINGS[name], value)}
     if name == "sampler":
         changes |= _schedule_in(value)
-    prompts = [prompt.model_dump(mode="json") for prompt in suite.prompts]
-    for prompt in prompts:
-        if name == "schedule" and prompt["sampler"] is not None:
-            prompt["schedule"] = read
-        else:
-            prompt |= {each: None for each in changes if each in prompt}
-    return changes | {"prompts": prompts}
+    if name == "program":
+        changes |= _general(suite.sampler, suite.schedule)
+        changes["prompts"] = [_in_any_program(prompt) for prompt in suite.prompts]
+    return changes
+
+
+def _in_any_program(prompt: SuitePrompt) -> dict[str, Any]:
+    """Return a prompt whose own sampler has the name that each program reads in its way."""
+    changes = {} if prompt.sampler is None else _general(prompt.sampler, prompt.schedule)
+    return {**prompt.model_dump(mode="json"), **changes}
+
+
+def _general(sampler: SamplerName, schedule: ScheduleName | None) -> dict[str, Any]:
+    """Return a sampler by the name that each program reads in its way, and the schedule; None for a usual one."""
+    general = SAMPLER_INFOS[sampler].form_of or sampler
+    return {"sampler": general, "schedule": None if schedule == usual_schedule(sampler) else schedule}
 
 
 def _prompt(suite: SuiteSettings, value: str) -> SuitePrompt:

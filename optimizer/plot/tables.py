@@ -15,8 +15,9 @@ from studies.spec.suite import SuiteSettings
 
 MOST_CELLS = 2000  # of a plot: more could not be looked at
 
-Identity = tuple[str, str]
-"""What two cells with the same pictures share: the digests of recipe and suite."""
+Identity = tuple[str, str, str]
+"""What two cells with the same pictures and scores share: the digests of the recipe and of the suite, and of how its
+images count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,8 @@ class Cell:
 
     @cached_property
     def identity(self) -> Identity:
-        """What the cell's pictures are of."""
-        return self.recipe.digest, self.suite.digest
+        """What the cell's pictures and scores are of."""
+        return self.recipe.digest, self.suite.digest, self.suite.scoring_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from basics.texts import visible
+from optimizer.rendering.fonts import font_of, mean_width
 from studies.spec.suite import SuiteItem
 
 # The longer side of a picture on a sheet, in pixels: half a render's, but so large that a face can be judged.
@@ -56,7 +56,7 @@ def cell_size(longer_side: int, pictures: int) -> int:
 
 def thumbnail(image: Tensor, pictures: int) -> Tensor:
     """Shrink a uint8 [3, h, w] image to its size on a sheet of so many, so that it takes little memory until then."""
-    return to_tensor(_scaled(image, cell_size(max(image.shape), pictures)))
+    return to_tensor(scaled_picture(image, cell_size(max(image.shape), pictures)))
 
 
 def contact_sheet(title: str, images: Sequence[Tensor], captions: Sequence[str]) -> Image.Image:
@@ -66,7 +66,7 @@ def contact_sheet(title: str, images: Sequence[Tensor], captions: Sequence[str])
         images: uint8 [3, h, w], in item order.
         captions: one for each image, such as its prompt and seed.
     """
-    pictures = [_scaled(image, _cell_of(images)) for image in images]
+    pictures = [scaled_picture(image, _cell_of(images)) for image in images]
     width, height = _box(pictures)
     columns, size = min(8, len(images)), _font_size(width)
     row = height + CAPTION_LINES * (size + 3) + MARGIN
@@ -97,7 +97,7 @@ def comparison_sheet(
     """
     every = [image for _, images in columns for image in images]
     cell = _longest(every) if thumbnails else _cell_of(every)
-    scaled = [[_scaled(image, cell) for image in images] for _, images in columns]
+    scaled = [[scaled_picture(image, cell) for image in images] for _, images in columns]
     width, height = _box([picture for pictures in scaled for picture in pictures])
     beside = max(110, width // 2)  # of a row's caption
     table_width = beside + len(columns) * (width + MARGIN) + MARGIN
@@ -141,7 +141,7 @@ def table_sheet(title: str, tables: Sequence[SheetTable]) -> Image.Image:
     pictures = [cell.image for table in tables for row in table.cells for cell in row if cell.image is not None]
     box = (max((image.shape[2] for image in pictures), default=SMALLEST_CELL), _tallest(pictures))
     layouts = [_TableLayout.of(table, box) for table in tables]
-    width = max(*(layout.width for layout in layouts), int(0.6 * TITLE_SIZE * len(title)))
+    width = max(*(layout.width for layout in layouts), int(1.1 * mean_width(title, TITLE_SIZE) * len(title)))
     sheet = _paper(width + MARGIN, _title_height() + sum(layout.height for layout in layouts), title)
     top = _title_height()
     for table, layout in zip(tables, layouts, strict=True):
@@ -210,7 +210,7 @@ def _draw_cell(sheet: Image.Image, cell: SheetCell, at: tuple[int, int], box: tu
     picture = to_picture(cell.image)
     sheet.paste(picture, (x + (width - picture.width) // 2, y))
     for line in _all_lines(cell.lines, width, width):
-        ImageDraw.Draw(sheet).text((x, y + height + 2), line, fill=INK, font=font(_font_size(width)))
+        ImageDraw.Draw(sheet).text((x, y + height + 2), line, fill=INK, font=font_of(line, _font_size(width)))
         y += _font_size(width) + 3
 
 
@@ -243,14 +243,9 @@ def _box(pictures: Iterable[Image.Image]) -> tuple[int, int]:
 
 def _paper(width: int, height: int, title: str) -> Image.Image:
     sheet = Image.new("RGB", (width, height), PAPER)
-    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), visible(title), fill=INK, font=font(TITLE_SIZE))
+    shown = visible(title)
+    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), shown, fill=INK, font=font_of(shown, TITLE_SIZE))
     return sheet
-
-
-@cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return Pillow's own font; cached, because Pillow unpacks it at every call."""
-    return ImageFont.load_default(size)
 
 
 def _font_size(width: int) -> int:
@@ -262,8 +257,11 @@ def _title_height() -> int:
     return TITLE_SIZE + 2 * MARGIN
 
 
-def _scaled(image: Tensor, cell: int) -> Image.Image:
-    """Scale the longer side to `cell`; for speed, a far larger image is first averaged to about twice that size."""
+def scaled_picture(image: Tensor, cell: int) -> Image.Image:
+    """Scale an image, uint8 [3, h, w], so that its longer side is `cell`.
+
+    For speed, a far larger image is first averaged to about twice that size.
+    """
     picture = to_picture(image)
     scale = cell / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -286,13 +284,14 @@ def _write(
     room = max(1, lines - len(last)) if first else lines
     kept = _shortened([line for each in (first or [last]) for line in each], room)
     shown = [*kept, *last] if first else kept
-    ImageDraw.Draw(sheet).multiline_text(at, "\n".join(shown), fill=INK, font=font(size), spacing=3)
+    whole = "\n".join(shown)
+    ImageDraw.Draw(sheet).multiline_text(at, whole, fill=INK, font=font_of(whole, size), spacing=3)
 
 
 def _wrapped(text: str, width: int, size: int) -> list[str]:
-    """Wrap a line to a width in pixels; a letter is 0.55 of the font's size wide on average."""
-    return textwrap.wrap(text, max(4, int(width / (0.55 * size)))) or [""]
+    """Wrap a line to a width in pixels, by the mean width of its letters."""
+    return textwrap.wrap(text, max(4, int(width / mean_width(text, size)))) or [""]
 
 
 def _shortened(lines: Sequence[str], most: int) -> list[str]:
-    return list(lines) if len(lines) <= most else [*lines[: most - 1], f"{lines[most - 1][:-1]}…"]
+    return list(lines) if len(lines) <= most else [*lines[: most - 1], f"{lines[most - 1][:-3]}..."]

@@ -7,7 +7,6 @@ where the gain is best.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from optimizer.report.html import data_url
 from optimizer.report.results import Results
 from studies.errors import RenderLostError
 from studies.files.artifacts import WRITERS, Artifacts
+from studies.files.jpeg import encode_jpeg
 from studies.records.kept_renders import stored_final_renders
 from studies.records.stored_renders import load_renders
 from studies.records.values import StoredTrial
@@ -204,9 +204,7 @@ def _as_jpeg(artifacts: Artifacts, render: PictureFile, side: int, quality: int)
         return None
     longer_side = max(picture.size)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    with io.BytesIO() as buffer:
-        picture.save(buffer, format="JPEG", quality=quality, optimize=True)
-        return _Jpeg(content=buffer.getvalue(), longer_side=longer_side)
+    return _Jpeg(content=encode_jpeg(picture, quality), longer_side=longer_side)
 
 
 def _urls(contents: Mapping[Key, bytes], kind: str) -> dict[Key, str]:

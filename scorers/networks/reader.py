@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scorers.protocol import SuiteImages
 
 
-class TextReader:
+class OcrReader:
     """The text detector and recogniser in memory. The package must be installed."""
 
     def __init__(self) -> None:

@@ -49,13 +49,30 @@ CLIPPING = ScorerInfo(
     scope="image",
 )
 
+DUPLICATE_SUBJECT = ScorerInfo(
+    name="duplicate_subject",
+    label="duplicate subject",
+    summary="how much a wide or tall image resembles itself, shifted along its longer side: a subject drawn twice",
+    direction="minimize",
+    # A tenth of the way from no resemblance to two equal halves.
+    unit=0.1,
+    range=(0.0, 1.0),
+    scope="image",
+)
+
 
 class PixelSettings(ScorerSettings):
-    """Options of the pixel statistics, which have none."""
+    """Options of the scorers of pixels, which have none."""
 
 
 def _kind(info: ScorerInfo) -> ScorerKind:
     return ScorerKind(info=info, settings=PixelSettings, builder=f"scorers.pixels.statistics:build_{info.name}")
 
 
-KINDS = by_name(_kind(SHARPNESS), _kind(CONTRAST), _kind(COLOURFULNESS), _kind(CLIPPING))
+KINDS = by_name(
+    _kind(SHARPNESS),
+    _kind(CONTRAST),
+    _kind(COLOURFULNESS),
+    _kind(CLIPPING),
+    ScorerKind(info=DUPLICATE_SUBJECT, settings=PixelSettings, builder="scorers.pixels.repetition:build"),
+)

@@ -14,7 +14,7 @@ import torch
 
 from basics.texts import shortened
 from scorers.errors import SuiteImagesError
-from scorers.networks.reader import TextReader
+from scorers.networks.reader import OcrReader
 from scorers.prompt_fit.kinds import RAPIDOCR, TEXT_IN_IMAGE
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class TextInImageScorer:
 
     info = TEXT_IN_IMAGE
 
-    def __init__(self, reader: TextReader) -> None:
+    def __init__(self, reader: OcrReader) -> None:
         self._reader = reader
 
     def score(self, images: SuiteImages) -> Tensor:
@@ -101,4 +101,4 @@ def build(_settings: TextSettings, context: BuildContext) -> TextInImageScorer:
     """
     for package in RAPIDOCR:
         package.require_named()
-    return TextInImageScorer(context.shared.get("text reader", TextReader))
+    return TextInImageScorer(context.shared.get("text reader", OcrReader))

@@ -35,7 +35,8 @@ from PIL import Image
 from basics.names import typed_path
 from basics.pictures import UNREADABLE
 from studies.errors import ArtifactError, RenderLostError
-from studies.files.png import encode_png
+from studies.files.jpeg import encode_jpeg
+from studies.files.png import encode_png, picture_png
 from studies.files.stores import SCHEME, FolderStore, Store, bucket_store
 from studies.system.database_url import database_file
 
@@ -154,7 +155,7 @@ class Artifacts:
             name, key: of the study.
         """
         file = sheet_name(name, key, shows)
-        self.store.write(file, encode_png(np.array(sheet.convert("RGB")).transpose(2, 0, 1)))
+        self.store.write(file, picture_png(sheet))
         return f"{self.location}/{file}"
 
     def save_report(self, name: str, key: str, page: str) -> str:
@@ -375,13 +376,7 @@ def stored_name(artifact_id: str) -> str:
 
 def encoded_sheet(sheet: Image.Image) -> bytes:
     """Return a contact sheet as it is stored."""
-    return _encoded(sheet, format="JPEG", quality=90, subsampling=0)
-
-
-def _encoded(picture: Image.Image, **options: Any) -> bytes:
-    with io.BytesIO() as buffer:
-        picture.save(buffer, **options)
-        return buffer.getvalue()
+    return encode_jpeg(sheet, 90, full_colour=True)
 
 
 def is_bucket(location: str | Path) -> bool:

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 RGB: Final = 2  # colour type
@@ -34,6 +35,11 @@ def encode_png(pixels: NDArray[np.uint8], texts: Mapping[str, str] = MappingProx
     packed = packer.compress(_filtered(pixels).data) + packer.flush()
     written = b"".join(_text_chunk(keyword, text) for keyword, text in texts.items())
     return SIGNATURE + _chunk(b"IHDR", header) + written + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
+
+
+def picture_png(picture: Image.Image) -> bytes:
+    """Encode a picture losslessly, in RGB."""
+    return encode_png(np.array(picture.convert("RGB")).transpose(2, 0, 1))
 
 
 def _filtered(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ A bracket is read from a spec whose parents do not matter, as the checkpoints th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from basics.settings import explain
 from studies.errors import SpecError
 from studies.spec.final import FinalSettings, unseen_shift
+from studies.spec.own_settings import for_all_prompts
 from studies.spec.study import LONGEST_NAME, StudySpec, checked_spec
 from studies.spec.suite import SuitePrompt, SuiteSettings
 from studies.system.documents import parse_yaml, read_text
@@ -73,6 +74,18 @@ class BracketSpec:
     def of_round(self, suite: SuiteSettings) -> StudySpec:
         """Return the spec with a round's suite, whose settings of a search say nothing about it."""
         return self.spec.model_copy(update={"suite": suite, "final": FinalSettings(), "racing": None})
+
+    def require_one_number(self) -> None:
+        """Refuse several objectives, of which none says who is ahead.
+
+        Raises:
+            SpecError: the spec has several.
+        """
+        if self.spec.objectives is not None:
+            raise SpecError(
+                "a bracket compares by one number, and the spec has several `objectives`: combine its scorers under "
+                "`objective`, or judge with --by eye"
+            )
 
     def among(self, parents: Sequence[Path]) -> StudySpec:
         """Return the spec of the search among some of the checkpoints.
@@ -187,8 +200,25 @@ def bracket_of(
     for number, entry in enumerate(entries, start=1):
         of_round = {**written, "suite": {**written["suite"], **entry}, "racing": None}
         found = checked_spec(of_round, text, base_dir=base_dir, origin=f"{origin}: round {number}")
-        rounds.append(RoundSettings(suite=found.spec.suite, named=frozenset(entry)))
+        suite = found.spec.suite if "prompts" in entry else _for_all_prompts(found.spec.suite, entry, number)
+        rounds.append(RoundSettings(suite=suite, named=frozenset(entry)))
     return BracketSpec(spec=read.spec, rounds=tuple(rounds), notes=read.notes)
+
+
+def _for_all_prompts(suite: SuiteSettings, named: Iterable[str], number: int) -> SuiteSettings:
+    """Return the suite of a round whose settings hold for prompts too that have a value of their own.
+
+    Args:
+        named: the settings that the round names.
+        number: of the round, for messages.
+
+    Raises:
+        SpecError: two prompts that differ in these settings alone are the same then.
+    """
+    try:
+        return for_all_prompts(suite, named)
+    except ValidationError as error:
+        raise SpecError(f"rounds: round {number}: {explain(error, SuiteSettings)}") from error
 
 
 def _entries(rounds: Any, origin: str) -> list[dict[str, Any]]:

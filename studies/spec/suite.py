@@ -467,6 +467,11 @@ class SuiteSettings(FrozenSettings):
                     del prompt[name]
         return json_digest(data)
 
+    @property
+    def scoring_digest(self) -> str:
+        """sha256 of what `digest` leaves out: who scores each image, and how it counts; 64 hex digits."""
+        return json_digest([[item.weight, item.without, item.group] for item in self.items()])
+
 
 def in_usual_spelling(suite: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a suite with names in the spelling of `_NAMES`; those that there are not stay."""

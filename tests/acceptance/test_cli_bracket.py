@@ -63,6 +63,8 @@ def files(merges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     for file in merges.iterdir():
         (tmp_path / "models" / file.name).symlink_to(file)
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(dict(SPEC)))
+    several = {"scorers": {"sharpness": None, "contrast": None}, "objectives": ["sharpness", "contrast"]}
+    (tmp_path / "several.yaml").write_text(yaml.safe_dump({**SPEC, **several}))
     return enter(tmp_path, monkeypatch)
 
 
@@ -112,6 +114,19 @@ def test_a_bracket_that_is_over_is_not_rendered_again(bracket: Call, over: Path)
     assert {path: path.stat().st_mtime_ns for path in Path("bracket/renders").rglob("*.png")} == pictures
     assert len(load_spec(over / "two.yaml").parents) == 2
     assert "two.yaml exists" in bracket("models", "--suite", "spec.yaml", "-o", "two.yaml", code=2).err
+
+
+def test_a_spec_of_the_winners_that_was_edited_is_left_unless_forced(bracket: Call, over: Path) -> None:
+    target, arguments = over / "bracket" / "winners.yaml", ("models", "--suite", "spec.yaml")
+    bracket(*arguments, "--winners", "2", code=0)
+    assert len(load_spec(target).parents) == 2
+    target.write_text(target.read_text() + "# mine\n")
+    said = bracket(*arguments, code=0)
+    assert "was edited and is left as it is" in " ".join((said.out + said.err).split())
+    assert target.read_text().endswith("# mine\n")
+    bracket(*arguments, "--force", code=0)
+    assert "# mine" not in target.read_text()
+    assert len(load_spec(target).parents) == 4
 
 
 def test_pictures_that_are_lost_are_rendered_again_the_same(bracket: Call, over: Path) -> None:
@@ -165,7 +180,7 @@ def test_by_eye_the_answers_of_the_terminal_decide_and_are_kept(
     bracket: Call, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["models", "--suite", "spec.yaml", "--by", "eye"]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("equal\nsideways\n=\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("equal\nsideways\ne\n"))
     stopped = bracket(*arguments, code=2)
     assert "got 'sideways'" in stopped.out
     assert "nobody answers" in stopped.err
@@ -181,12 +196,15 @@ def test_by_eye_the_answers_of_the_terminal_decide_and_are_kept(
     ("arguments", "said"),
     [
         (["nowhere"], "no checkpoint at nowhere"),
-        (["models", "--suite", "nowhere.yaml"], "nowhere.yaml"),
+        (["models", "--suite", "nowhere.yaml"], "no spec at nowhere.yaml: give the path of a YAML file"),
         (["models/a.safetensors", "--suite", "spec.yaml"], "two checkpoints or more, got 1 checkpoint"),
         (["models", "models/a.safetensors", "--suite", "spec.yaml"], "named twice"),
         (["models", "--suite", "spec.yaml", "--winners", "6"], "--winners: a search takes 2 to 5"),
         (["models", "--suite", "spec.yaml", "--winners", "1"], "--winners: a search takes 2 to 5"),
         (["models", "--suite", "spec.yaml", "-o", "winners.txt"], "ends in .yaml"),
+        (["models", "--suite", "spec.yaml", "-o", "/proc/winners.yaml"], "cannot write into /proc"),
+        (["models", "--suite", "spec.yaml", "--folder", "/proc/bracket"], "another path with --folder"),
+        (["models", "--suite", "several.yaml"], "the spec has several `objectives`"),
         (["models", "--suite", "spec.yaml", "--folder", "models"], "has files and no bracket"),
         (["models", "--suite", "spec.yaml", "--folder", "spec.yaml"], "is not a folder"),
         (["models", "--suite", "spec.yaml", "--by", "taste"], "taste"),

@@ -27,13 +27,14 @@ from optimizer.cli.workers.model_folders import digest_cache
 if TYPE_CHECKING:
     from optimizer.bracket.contestants import FoundCheckpoints
     from optimizer.bracket.judging import Judge
+    from optimizer.bracket.record import BracketRecord
     from optimizer.bracket.rendering import ContestantRenderer
-    from optimizer.bracket.results import WrittenResults
     from optimizer.bracket.setup import BracketPlan
     from optimizer.cli.views.bracket import BracketView
     from studies.spec.rounds import BracketSpec
 
 WINNERS: Final = 4
+WINNERS_FILE: Final = "winners.yaml"  # in the folder
 
 
 class JudgeChoice(StrEnum):
@@ -58,7 +59,7 @@ def bracket(
         typer.Option(
             parser=typed_path,
             metavar="SPEC",
-            help="A spec with the suite, the scorers and perhaps `rounds`. [default: a suite of eight prompts]",
+            help="A spec with the suite, the scorers and perhaps `rounds`. [default: a suite of sixteen prompts]",
             show_default=False,
         ),
     ] = None,
@@ -86,20 +87,23 @@ def bracket(
     anew: Annotated[
         bool, typer.Option("--anew", help="Forget what the folder's bracket has decided; pictures that fit are kept.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of -o.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file of -o, and a winners.yaml that you have edited.")
+    ] = False,
     cache: CacheFolder = None,
 ) -> None:
     """Pit many checkpoints against each other, round by round, and write the spec of a search among the winners."""
-    from optimizer.bracket.candidate_files import candidate_files
+    from optimizer.bracket.checkpoint_files import checkpoint_files, require_count
 
-    files = candidate_files(checkpoints)
-    target = output or folder / "winners.yaml"
+    files = checkpoint_files(checkpoints)
+    target = output or folder / WINNERS_FILE
     _require_targets(folder, target, explicit=output is not None, force=force)
     count = min(WINNERS, len(files)) if winners is None else winners
+    require_count(count, len(files))
     given = None if suite is None else _read(suite, [file.path for file in files[: max(2, count)]], by)
     with loading_libraries():
         from optimizer.bracket.contestants import open_checkpoints, require_alike
-        from optimizer.bracket.record import only_one
+        from optimizer.bracket.record import bracket_lock
         from optimizer.bracket.usual_suite import usual_bracket
 
     found = open_checkpoints(files)
@@ -112,8 +116,9 @@ def bracket(
     plan = _plan(found, spec, count, cache_folder(cache))
     print_notes(plan.notes)
     folder.mkdir(parents=True, exist_ok=True)
-    with only_one(folder):
-        _play(plan, folder, by, target, count, cache_folder(cache), anew=anew)
+    with bracket_lock(folder):
+        record, renderer = _played(plan, folder, by, cache_folder(cache), anew=anew)
+        _write(plan, record, renderer, folder, target, count, keep_edited=output is None and not force)
 
 
 def _read(file: Path, parents: Sequence[Path], by: JudgeChoice) -> BracketSpec:
@@ -122,6 +127,8 @@ def _read(file: Path, parents: Sequence[Path], by: JudgeChoice) -> BracketSpec:
     from studies.spec.rounds import read_bracket
 
     found = read_bracket(file, parents)
+    if by is JudgeChoice.SCORERS:
+        found.require_one_number()
     read_here = found.spec if by is JudgeChoice.SCORERS else found.spec.model_copy(update={"scorers": {}})
     require_files_of(read_here)
     return found
@@ -132,15 +139,16 @@ def _require_targets(folder: Path, target: Path, *, explicit: bool, force: bool)
     yaml_target(target)
     if folder.exists() and not folder.is_dir():
         fail(f"--folder: {folder} is not a folder")
-    from optimizer.bracket.candidate_files import FILE
+    from optimizer.bracket.checkpoint_files import FILE
+    from optimizer.merging.files.targets import refuse_target, refuse_unwritable
 
     strange = folder.is_dir() and not (folder / FILE).exists()
     if strange and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         fail(f"{folder} has files and no bracket: name a new or an empty folder with --folder")
+    refuse_unwritable(folder, "--folder")
     if explicit:
-        from optimizer.merging.files.targets import refuse_target
-
         refuse_target(target, overwrite=force)
+        refuse_unwritable(target.parent)
 
 
 def _plan(found: FoundCheckpoints, spec: BracketSpec, winners: int, caches: Path) -> BracketPlan:
@@ -153,37 +161,27 @@ def _plan(found: FoundCheckpoints, spec: BracketSpec, winners: int, caches: Path
         return make_bracket(found, spec, winners, digest_cache(caches), advance)
 
 
-def _play(
-    plan: BracketPlan, folder: Path, by: JudgeChoice, target: Path, winners: int, caches: Path, *, anew: bool
-) -> None:
-    from optimizer.bracket.by_eye import EYE
-    from optimizer.bracket.by_scorers import identity_of, require_one_number
+def _played(
+    plan: BracketPlan, folder: Path, by: JudgeChoice, caches: Path, *, anew: bool
+) -> tuple[BracketRecord, ContestantRenderer]:
+    """Play the bracket, or what is left of it."""
+    from optimizer.bracket.identity import bracket_identity
     from optimizer.bracket.kept import KeptRenders
-    from optimizer.bracket.play import Player
-    from optimizer.bracket.record import BracketIdentity, begin
+    from optimizer.bracket.play import play
+    from optimizer.bracket.record import begin
     from optimizer.bracket.rendering import ContestantRenderer
-    from optimizer.bracket.results import write_results
     from optimizer.cli.views.bracket import BracketView
 
-    spec = plan.bracket.spec
-    if by is JudgeChoice.SCORERS:
-        require_one_number(spec)
     renderer = ContestantRenderer(plan, KeptRenders(folder / "renders"))
-    identity = BracketIdentity(
-        checkpoints=tuple(contestant.sha256 for contestant in plan.contestants),
-        rounds=renderer.keys,
-        judge=EYE if by is JudgeChoice.EYE else identity_of(spec),
-    )
+    identity = bracket_identity(plan, renderer.keys, by_eye=by is JudgeChoice.EYE)
     record = begin(folder, identity, [contestant.name for contestant in plan.contestants], anew=anew)
     if record.results:
         console.print(f"going on: {len(record.results)} of {len(plan.contestants) - 1} matches are decided")
     if record.open_matches:
         judge = None if by is JudgeChoice.EYE else _scorers(plan, renderer, caches)
         with BracketView.shown(plan) as view:
-            Player(
-                plan=plan, record=record, renderer=renderer, judge=judge or _eye(folder, view), watch=view.watch
-            ).play()
-    _print_results(write_results(plan, record, renderer, folder, target, winners), target, winners)
+            play(plan, record, renderer, judge or _eye(folder, view), view.watch)
+    return record, renderer
 
 
 def _scorers(plan: BracketPlan, renderer: ContestantRenderer, caches: Path) -> Judge:
@@ -199,10 +197,26 @@ def _eye(folder: Path, view: BracketView) -> Judge:
     return EyeJudge(folder=folder / "sheets", ask=view.ask)
 
 
-def _print_results(written: WrittenResults, target: Path, winners: int) -> None:
-    """Say who won, and where the results are."""
-    for place, name in enumerate(written.ranking[: max(WINNERS, winners)], start=1):
-        console.print(f"{place}. {escaped(name)}")
+def _write(
+    plan: BracketPlan,
+    record: BracketRecord,
+    renderer: ContestantRenderer,
+    folder: Path,
+    target: Path,
+    winners: int,
+    *,
+    keep_edited: bool,
+) -> None:
+    """Write the results, and say who won and where they are."""
+    from optimizer.bracket.results import write_results
+
+    written = write_results(plan, record, renderer, folder, target, winners, keep_edited=keep_edited)
+    for rank, name in enumerate(written.ranking[: max(WINNERS, winners)], start=1):
+        console.print(f"{rank}. {escaped(name)}")
     for path in written.files:
         console.print(f"wrote {escaped(str(path))}")
+    if written.left is not None:
+        print_notes(
+            [f"{written.left} was edited and is left as it is; --force replaces it, -o FILE.yaml writes another"]
+        )
     console.print(f"next: mergetune study check {escaped(str(target))}")

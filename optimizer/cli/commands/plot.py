@@ -299,12 +299,12 @@ def _write(
     force: bool,
 ) -> None:
     """Write the picture and the page, and say where they are and which cells failed."""
-    from basics.files import open_to_write
-    from optimizer.merging.engine.export import atomic_file, write_file
+    from optimizer.merging.engine.export import write_file
     from optimizer.plot.page import PlotFacts, plot_page
     from optimizer.plot.recipes import recipe_writer
     from optimizer.plot.results import failures_of, notes_of
     from optimizer.plot.sheet import plot_sheet
+    from studies.files.png import picture_png
 
     infos = work.plan.infos
     facts = [f"base: {planned.base}"] if planned.base else []
@@ -312,8 +312,7 @@ def _write(
     said = PlotFacts(title=f"{study}: {kind}", facts=tuple(facts), notes=notes_of(tables))
     sheet = plot_sheet(" · ".join((said.title, *facts)), tables, work.kept, infos)
     page = plot_page(said, tables, work.kept, infos, recipe_writer(work.plan))
-    with atomic_file(targets.png, overwrite=force) as temporary, open_to_write(temporary) as file:
-        sheet.save(file, format="PNG")
+    write_file(targets.png, picture_png(sheet), overwrite=force)
     write_file(targets.html, page.encode(), overwrite=force)
     print_notes(failures_of(tables))
     console.print(f"wrote {escaped(str(targets.png))} and {escaped(str(targets.html))}", soft_wrap=True)

@@ -77,7 +77,7 @@ def votes(
         return
     from optimizer.cli.views.votes import print_standings
 
-    print_standings(records.study.name, standings)
+    print_standings(records.study, records.database.url, standings)
 
 
 def _as_json(standing: Standing) -> dict[str, object]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from basics.messages import counted
 from optimizer.cli.common import console, escaped, fail
+from optimizer.cli.views.questions import answer
 
 if TYPE_CHECKING:
     from optimizer.bracket.by_eye import Vote
@@ -22,10 +23,22 @@ if TYPE_CHECKING:
     from optimizer.bracket.setup import BracketPlan
 
 VOTES: Final[Mapping[str, Vote]] = {
-    **dict.fromkeys(("left", "l", "1"), "left"),
-    **dict.fromkeys(("right", "r", "2"), "right"),
-    **dict.fromkeys(("equal", "e", "="), "equal"),
+    **dict.fromkeys(("left", "l"), "left"),
+    **dict.fromkeys(("right", "r"), "right"),
+    **dict.fromkeys(("equal", "e"), "equal"),
 }
+
+
+def vote_named(text: str) -> Vote:
+    """Return the vote that an answer means.
+
+    Raises:
+        ValueError: it means none.
+    """
+    vote = VOTES.get(text.casefold())
+    if vote is None:
+        raise ValueError(f"answer left, right or equal (l, r, e); got {text!r}")
+    return vote
 
 
 @dataclass(frozen=True)
@@ -57,14 +70,15 @@ class BracketView:
             decided=self._decided,
         )
 
-    def _started(self, number: int, matches: int, entrants: int) -> None:
+    def _started(self, number: int, matches: int, checkpoints: int) -> None:
         from optimizer.bracket.board import round_title, settings_of
 
         title = round_title(number, len(self.plan.rounds))
-        what = f"{counted(matches, 'match', 'matches')} of {counted(entrants, 'checkpoint')}"
+        what = f"{counted(matches, 'match', 'matches')} of {counted(checkpoints, 'checkpoint')}"
         console.print(escaped(f"{title}: {what}; {settings_of(self.plan.suites[number - 1])}"))
 
     def _rendering(self, number: int, contestant: Contestant) -> None:
+        self.bar.start()  # after questions it is stopped
         total = len(self.plan.suites[number - 1].items())
         description = escaped(f"round {number}: {contestant.name}")
         self.bar.reset(self.bar.task_ids[0], description=description, total=total, visible=True)
@@ -79,16 +93,10 @@ class BracketView:
 
     def ask(self, sheet: Path, shown: ShownMatch) -> Vote:
         """Ask a person which side of a sheet is better; ends the command where nobody answers."""
-        self.bar.stop()
+        if self.bar.live.is_started:
+            self.bar.stop()
         console.print(f"round {shown.match.round}: look at {escaped(str(sheet))}")
-        while True:
-            console.print("which side is better: left, right or equal? ", end="")
-            sys.stdout.flush()
-            line = sys.stdin.readline()
-            if not line:
-                console.print()
-                fail("nobody answers: what was judged is kept, and the same command asks on from here")
-            vote = VOTES.get(line.strip().casefold())
-            if vote is not None:
-                return vote
-            console.print(f"answer left, right or equal (l, r, e); got {escaped(repr(line.strip()))}")
+        try:
+            return answer("which side is better: left, right or equal?", vote_named)
+        except typer.Abort:
+            fail("nobody answers: what was judged is kept, and the same command asks on from here")

@@ -6,15 +6,22 @@ from basics.messages import counted
 from optimizer.cli.common import console, escaped
 from optimizer.cli.views.tables import FoldingTable
 from optimizer.voting.standings import Standing, Standings
+from studies.records.values import StoredStudy
+from studies.system.advice import advised
 
 
-def print_standings(study: str, standings: Standings) -> None:
-    """Print which trials people prefer."""
+def print_standings(study: StoredStudy, url: str, standings: Standings) -> None:
+    """Print which trials people prefer.
+
+    Args:
+        url: of the database.
+    """
     if not standings.rows:
-        console.print(escaped(f"nobody has voted on {study} yet: mergetune study vote {study}"), soft_wrap=True)
+        command = advised(f'study vote "{study.name}"', url)
+        console.print(escaped(f"nobody has voted on {study.name} yet: {command}"), soft_wrap=True)
         return
     over = next((row.over for row in standings.rows if row.over is not None), None)
-    table = FoldingTable(escaped(f"{study}: {counted(standings.votes, 'vote')} by {', '.join(standings.people)}"))
+    table = FoldingTable(escaped(f"{study.name}: {counted(standings.votes, 'vote')} by {', '.join(standings.people)}"))
     table.head("trial", justify="right")
     table.head("what")
     table.head("votes", justify="right")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from basics.files import kind_of_file
 from optimizer.errors import ExportError
@@ -36,6 +37,23 @@ def refuse_target(target: Path, *, overwrite: bool, option: str = "-o") -> None:
         raise ExportError(f"{target} is a {kind}, and only a file is replaced: give another path with {option}")
     if kind is not None and not overwrite:
         raise exists(target, option)
+
+
+def refuse_unwritable(folder: Path, option: str = "-o") -> None:
+    """Refuse a folder, which need not exist yet, in which no file can be made.
+
+    Args:
+        option: with which the user gives it, or a path in it.
+
+    Raises:
+        ExportError: it cannot be written to.
+    """
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+    try:
+        with TemporaryDirectory(prefix=".mergetune-", dir=there):
+            pass
+    except OSError as error:
+        raise ExportError(f"cannot write into {there}: {error.strerror}; give another path with {option}") from error
 
 
 def exists(target: Path, option: str) -> ExportError:

@@ -91,6 +91,7 @@ def test_names_of_the_builtin_kinds_are_those_of_their_infos() -> None:
             "contrast",
             "colourfulness",
             "clipping",
+            "duplicate_subject",
         )
     }
 

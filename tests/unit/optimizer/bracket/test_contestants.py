@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from small_loras import write_lora
 
 from basics.errors import MergetuneError
-from optimizer.bracket.candidate_files import candidate_files
+from optimizer.bracket.checkpoint_files import checkpoint_files
 from optimizer.bracket.contestants import Contestant, contestants_of, open_checkpoints, require_alike
 from optimizer.errors import BracketError, CheckpointError
 from optimizer.merging.files.checkpoint import Checkpoint
@@ -19,11 +19,11 @@ from optimizer.runtime.digest_cache import DigestCache
 
 
 def names(*given: Path) -> list[str]:
-    return [checkpoint.path.name for checkpoint in open_checkpoints(candidate_files(given)).checkpoints]
+    return [checkpoint.path.name for checkpoint in open_checkpoints(checkpoint_files(given)).checkpoints]
 
 
 def contestants(*given: Path) -> tuple[Contestant, ...]:
-    return contestants_of(open_checkpoints(candidate_files(given)).checkpoints, DigestCache())
+    return contestants_of(open_checkpoints(checkpoint_files(given)).checkpoints, DigestCache())
 
 
 def test_files_of_a_folder_come_by_name_and_others_in_the_order_given(tmp_path: Path) -> None:
@@ -41,24 +41,24 @@ def test_a_lora_in_a_folder_is_left_out_and_one_that_is_named_is_refused(tmp_pat
     model = write_checkpoint(tmp_path / "model.safetensors")
     lora = tmp_path / "style.safetensors"
     write_lora(lora, Checkpoint.open(model).tensors)
-    found = open_checkpoints(candidate_files([tmp_path]))
+    found = open_checkpoints(checkpoint_files([tmp_path]))
     assert [each.path for each in found.checkpoints] == [model]
     assert len(found.left_out) == 1
     assert "style.safetensors" in found.left_out[0]
     with pytest.raises(CheckpointError, match=r"style\.safetensors"):
-        open_checkpoints(candidate_files([model, lora]))
+        open_checkpoints(checkpoint_files([model, lora]))
 
 
 def test_a_damaged_file_in_a_folder_is_no_other_model_but_an_error(tmp_path: Path) -> None:
     whole = write_checkpoint(tmp_path / "model.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(whole.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"cut\.safetensors"):
-        open_checkpoints(candidate_files([tmp_path]))
+        open_checkpoints(checkpoint_files([tmp_path]))
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BracketError, match="has no checkpoint"):
-        open_checkpoints(candidate_files([tmp_path]))
+        open_checkpoints(checkpoint_files([tmp_path]))
 
 
 def test_a_file_competes_once(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_file_competes_once(tmp_path: Path) -> None:
     (tmp_path / "link.safetensors").symlink_to(model)
     for given in ([model, model], [model, tmp_path / "link.safetensors"], [tmp_path]):
         with pytest.raises(BracketError, match="named twice"):
-            open_checkpoints(candidate_files(given))
+            open_checkpoints(checkpoint_files(given))
 
 
 def test_two_files_of_one_content_are_refused(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_other_architectures_are_refused_by_name(tmp_path: Path) -> None:
         write_checkpoint(tmp_path / f"a{seed}.safetensors", seed=seed)
     write_checkpoint(tmp_path / "large.safetensors", "sdxl")
     with pytest.raises(BracketError, match=r"large\.safetensors is sdxl, while 3 others are sd15"):
-        require_alike(open_checkpoints(candidate_files([tmp_path])).checkpoints)
+        require_alike(open_checkpoints(checkpoint_files([tmp_path])).checkpoints)
 
 
 def test_other_shapes_are_refused_by_name(tmp_path: Path) -> None:
@@ -90,13 +90,13 @@ def test_other_shapes_are_refused_by_name(tmp_path: Path) -> None:
     key = "model.diffusion_model.time_embed.0.weight"
     save_file(tensors | {key: tensors[key].repeat(2, 1)}, tmp_path / "wide.safetensors")
     with pytest.raises(MergetuneError, match=r"wide\.safetensors"):
-        require_alike(open_checkpoints(candidate_files([tmp_path])).checkpoints)
+        require_alike(open_checkpoints(checkpoint_files([tmp_path])).checkpoints)
 
 
 def test_one_checkpoint_is_no_bracket(tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path / "model.safetensors")
     with pytest.raises(BracketError, match="two checkpoints or more, got 1 checkpoint"):
-        candidate_files([model])
+        checkpoint_files([model])
     with pytest.raises(BracketError, match="two checkpoints or more, got 1 checkpoint"):
         require_alike([Checkpoint.open(model)])
 

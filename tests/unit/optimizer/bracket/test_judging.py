@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,25 @@ from small_files import small_parents
 from torch import Tensor
 
 from optimizer.bracket.by_eye import EyeJudge, Vote, is_swapped
-from optimizer.bracket.by_scorers import ScorerJudge, identity_of, require_one_number
+from optimizer.bracket.by_scorers import ScorerJudge
 from optimizer.bracket.contestants import Contestant
+from optimizer.bracket.identity import counting, scorers_judge
 from optimizer.bracket.judging import Judgement, MatchSide, ShownMatch, decide
 from optimizer.bracket.tree import BracketMatch
 from optimizer.errors import BracketError
 from optimizer.merging.files.change_guard import OpenedFiles
 from studies.spec.study import StudySpec, parse_spec
+from studies.spec.suite import SuiteSettings
 
 ITEMS = 6
+SUITE = {"prompts": ["a lion"], "seeds": list(range(ITEMS)), "sizes": [64]}
 
 
 def spec_of(**changes: Any) -> StudySpec:
     spec = {
         "study": "x",
         "parents": ["a.safetensors", "b.safetensors"],
-        "suite": {"prompts": ["a lion"], "seeds": list(range(ITEMS)), "sizes": [64]},
+        "suite": SUITE,
         "scorers": {"sharpness": None},
     }
     return parse_spec(yaml.safe_dump(spec | changes), base_dir=Path("/"))
@@ -131,17 +134,44 @@ def test_a_lead_whose_interval_reaches_zero_may_be_luck(tmp_path: Path) -> None:
     assert not decide(shown(noisy(SHARP), noisy(SOFT)), judge).is_unsure
 
 
+class _FailingOn:
+    """Sharpness that fails on grainy pictures."""
+
+    def __init__(self, scorer: Any) -> None:
+        self.scorer, self.info = scorer, scorer.info
+
+    def score(self, suite: Any) -> Any:
+        if suite.images[0].float().std() > 15:
+            raise OSError("the server is away")
+        return self.scorer.score(suite)
+
+
+@pytest.mark.parametrize("pair", [(SHARP, SOFT), (SOFT, SHARP)])
+def test_a_scorer_that_fails_decides_no_match(tmp_path: Path, pair: tuple[list[float], list[float]]) -> None:
+    judge = scorers(spec_of(), tmp_path)
+    broken = replace(judge, scorers={"sharpness": _FailingOn(judge.scorers["sharpness"])})
+    with pytest.raises(
+        BracketError, match=r"model-\d cannot be scored: .*the server is away.*the same command goes on"
+    ):
+        decide(shown(noisy(pair[0]), noisy(pair[1])), broken)
+    assert decide(shown(noisy(SOFT), noisy(SOFT)), broken).winner == 2
+
+
 def test_a_changed_objective_or_scorer_is_another_judge() -> None:
-    same = {identity_of(spec_of()), identity_of(spec_of(study="y", budget={"trials": 99}))}
+    same = {scorers_judge(spec_of()), scorers_judge(spec_of(study="y", budget={"trials": 99}))}
     assert len(same) == 1
-    assert identity_of(spec_of(objective={"sharpness": {"weight": 2}})) not in same
-    assert identity_of(spec_of(scorers={"sharpness": None, "contrast": None})) not in same
+    assert scorers_judge(spec_of(objective={"sharpness": {"weight": 2}})) not in same
+    assert scorers_judge(spec_of(scorers={"sharpness": None, "contrast": None})) not in same
 
 
-def test_several_objectives_are_refused() -> None:
-    spec = spec_of(scorers={"sharpness": None, "contrast": None}, objectives=["sharpness", "contrast"])
-    with pytest.raises(BracketError, match="--by eye"):
-        require_one_number(spec)
+@pytest.mark.parametrize("changed", [{"weight": 3}, {"without": ["sharpness"]}, {"group": "lions"}])
+def test_what_an_image_counts_decides_matches_by_scorers_and_not_by_eye(changed: dict[str, Any]) -> None:
+    prompts = [["a lion"], [{"prompt": "a lion", **changed}]]
+    suites = [SuiteSettings.model_validate(SUITE | {"prompts": each}) for each in prompts]
+    assert suites[0].digest == suites[1].digest
+    assert len({counting(suite, 0, by_eye=False) for suite in suites}) == 2
+    assert len({counting(suite, 0, by_eye=True) for suite in suites}) == 1
+    assert len({counting(suites[0], limit, by_eye=True) for limit in (0, 1)}) == 2
 
 
 # ---------------------------------------------------------------------------------------- by eye

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from optimizer.bracket.candidate_files import FILE
+from optimizer.bracket.checkpoint_files import FILE
+from optimizer.bracket.identity import BracketIdentity
 from optimizer.bracket.judging import Judgement, MatchResult
 from optimizer.bracket.kept import KeptRender, KeptRenders
-from optimizer.bracket.record import BracketIdentity, BracketRecord, begin, only_one
+from optimizer.bracket.record import BracketRecord, begin, bracket_lock
 from optimizer.errors import BracketError
 
 NAMES = ["ant", "bee", "cat", "dog"]
-IDENTITY = BracketIdentity(checkpoints=("a", "b", "c", "d"), rounds=("1", "2"), judge="scorers x")
+IDENTITY = BracketIdentity(checkpoints=("a", "b", "c", "d"), rounds=("1", "2"), counting=("3", "4"), judge="scorers x")
 
 
 def result_of(record: BracketRecord) -> MatchResult:
@@ -53,6 +54,7 @@ def test_begun_anew_it_has_no_results(tmp_path: Path) -> None:
         ),
         (replace(IDENTITY, checkpoints=("b", "a", "c", "d")), ["bee", "ant", "cat", "dog"], "in another order"),
         (replace(IDENTITY, rounds=("1", "3")), NAMES, "round 2 renders otherwise"),
+        (replace(IDENTITY, counting=("3", "5")), NAMES, "the images of round 2 count otherwise"),
         (replace(IDENTITY, judge="eye"), NAMES, "its judge is another"),
     ],
 )
@@ -73,7 +75,7 @@ def test_checkpoints_may_be_called_otherwise(tmp_path: Path) -> None:
     assert begin(tmp_path, IDENTITY, ["w", "x", "y", "z"], anew=False).results == record.results
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"version": 1}', '{"version": 1, "identity": 3}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"version": 2}', '{"version": 2, "identity": 3}'])
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
     with pytest.raises(BracketError, match=r"bracket\.json is damaged"):
@@ -81,9 +83,9 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_two_processes_do_not_play_one_bracket(tmp_path: Path) -> None:
-    with only_one(tmp_path), pytest.raises(BracketError, match="another process"), only_one(tmp_path):
+    with bracket_lock(tmp_path), pytest.raises(BracketError, match="another process"), bracket_lock(tmp_path):
         pass
-    with only_one(tmp_path):
+    with bracket_lock(tmp_path):
         pass
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.bracket.tree import BracketMatch, matches_of, opening_places, played, ranking, rounds_of
+from optimizer.bracket.tree import BracketMatch, matches_of, opening_pairings, played, ranking, rounds_of
 
 
 def lower_number(match: BracketMatch) -> int:
@@ -34,7 +34,7 @@ def test_everybody_but_the_winner_loses_once(count: int, order: object) -> None:
 
 @pytest.mark.parametrize(("count", "idle"), [(2, 0), (3, 1), (4, 0), (9, 7), (12, 4), (17, 15)])
 def test_the_lowest_numbers_have_no_match_in_the_first_round(count: int, idle: int) -> None:
-    alone = sorted(place[0] for place in opening_places(count) if len(place) == 1)
+    alone = sorted(pair[0] for pair in opening_pairings(count) if len(pair) == 1)
     assert alone == list(range(1, idle + 1))
 
 
@@ -46,11 +46,11 @@ def test_if_the_lower_number_always_wins_the_last_four_are_the_first_four(count:
 
 
 def test_the_order_of_eight_is_the_usual_one() -> None:
-    assert opening_places(8) == [(1, 8), (4, 5), (2, 7), (3, 6)]
+    assert opening_pairings(8) == [(1, 8), (4, 5), (2, 7), (3, 6)]
 
 
 def test_a_round_is_known_when_the_one_before_it_is_decided() -> None:
-    first = matches_of(1, opening_places(4))
+    first = matches_of(1, opening_pairings(4))
     assert len(played(4, lambda _: None)) == 1
     assert len(played(4, {first[0]: 1}.get)) == 1
     assert played(4, {first[0]: 4, first[1]: 2}.get)[1].matches == (BracketMatch(round=2, upper=4, lower=2),)

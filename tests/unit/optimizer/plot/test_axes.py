@@ -20,6 +20,12 @@ from optimizer.plot.axes import number_of, read_axis
         ("OUT=1:0:3", ("1", "0.5", "0")),
         ('prompt="a lion, golden",a fox', ("a lion, golden", "a fox")),
         ("size=512x768", ("512x768",)),
+        ('negative="",bad hands', ("", "bad hands")),
+        ('negative=bad hands, "" ,"say ""cheese"""', ("bad hands", "", 'say "cheese"')),
+        ("seed=100000:1000001:2,7", ("100000", "1000001", "7")),
+        ("seed=1000001:1000003:3", ("1000001", "1000002", "1000003")),
+        ("OUT=0:1:4", ("0", "0.333333", "0.666667", "1")),
+        ("OUT=0,1,", ("0", "1")),
         ("prompt=a (cat:1.2)", ("a (cat:1.2)",)),
     ],
 )
@@ -43,6 +49,7 @@ def test_a_name_alone_stands_for_what_the_suite_has() -> None:
         ("OUT=0:100%:3", "mixes numbers with percentages"),
         ("OUT=0,0.5,0", "the value 0 twice"),
         ('prompt="a lion', "cannot be read as a list"),
+        ('prompt="a lion" at noon', "cannot be read as a list"),
     ],
 )
 def test_what_cannot_be_an_axis_is_told_with_its_option(text: str, said: str) -> None:

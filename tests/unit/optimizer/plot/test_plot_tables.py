@@ -47,7 +47,7 @@ def merge(
 
 
 def number_axis(text: str, space: SearchSpace, option: str = "--x") -> tuple[Change, ...]:
-    return number_changes(read_axis(text, option), SD15, space.slots)
+    return number_changes(read_axis(text, option), space, bakes_vae=False)
 
 
 def setting_axis(text: str, option: str = "--y") -> tuple[Change, ...]:
@@ -141,6 +141,22 @@ def test_ratios_far_beyond_the_usual_are_told() -> None:
     assert "did you mean 0.5?" in str(second.unusual)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("name", "merge_vae", "varied"),
+    [("B", False, False), ("*", False, False), ("vae", False, True), ("vae.B", False, True), ("B", True, True)],
+)
+def test_the_vae_stays_unless_it_is_named_or_searched(name: str, merge_vae: bool, varied: bool) -> None:
+    _, space = merge(merge_vae=merge_vae)
+    (change,) = number_axis(f"{name}=1", space)
+    assert ("vae" in {place for place, _ in change.cells}) == varied  # type: ignore[union-attr]
+
+
+def test_a_ratio_of_a_vae_that_another_replaces_is_refused() -> None:
+    _, space = merge()
+    with pytest.raises(PlotError, match="vae changes nothing"):
+        number_changes(read_axis("vae=0,1", "--x"), space, bakes_vae=True)
+
+
 @pytest.mark.parametrize(("one", "other"), [("OUT*=0,1", "OUT03=0,1"), ("OUT=0,1", "*.B=0,1")])
 def test_two_axes_over_the_same_numbers_are_refused(one: str, other: str) -> None:
     _, space = merge()
@@ -151,6 +167,10 @@ def test_two_axes_over_the_same_numbers_are_refused(one: str, other: str) -> Non
 def test_two_axes_over_one_setting_are_refused_and_others_are_not() -> None:
     with pytest.raises(PlotError, match="both change cfg"):
         refuse_overlaps([setting_axis("cfg=1,2"), setting_axis("cfg scale=3")], ["--x", "--y"])
+    joint, schedules = setting_axis("sampler=Euler,DPM++ 2M Karras"), setting_axis("schedule=normal,exponential")
+    with pytest.raises(PlotError, match="both change schedule"):
+        refuse_overlaps([joint, schedules], ["--x", "--y"])
+    refuse_overlaps([setting_axis("sampler=Euler,DPM++ 2M"), setting_axis("schedule=normal,karras")], ["--x", "--y"])
     refuse_overlaps([setting_axis("cfg=1,2"), number_axis("IN=0,1", merge()[1])], ["--x", "--y"])
 
 

@@ -63,6 +63,17 @@ def test_a_joint_name_brings_its_schedule_and_a_sampler_alone_keeps_the_suites()
     assert (alone.sampler, alone.schedule) == ("dpmpp_2m", "exponential")
 
 
+@pytest.mark.parametrize("sampler", ["DDIM", "LCM", "LMS", "UniPC", "DPM++ 2M", "LCM Karras"])
+@pytest.mark.parametrize("programs", [("a1111", "comfyui"), ("comfyui", "a1111")])
+def test_a_program_has_the_samplers_that_it_would_have_in_a_spec(sampler: str, programs: tuple[str, str]) -> None:
+    def written(program: str) -> SuiteSettings:
+        prompts = ["a lion", {"prompt": "a fox", "sampler": sampler}]
+        return suite(program=program, sampler=sampler, prompts=prompts)
+
+    before, after = map(written, programs)
+    assert with_setting(before, "program", programs[1]).items() == after.items()
+
+
 def test_a_prompt_is_a_number_of_the_suites_with_its_settings_or_a_text() -> None:
     second, text = with_setting(suite(), "prompt", "2"), with_setting(suite(), "prompt", "an owl, at night")
     assert {(item.prompt, item.sampling.cfg, item.seed) for item in second.items()} == {

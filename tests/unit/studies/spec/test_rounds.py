@@ -13,6 +13,7 @@ from studies.spec.rounds import BracketSpec, read_bracket
 from studies.spec.study import parse_spec
 from studies.spec.suite import noise_of
 
+SAMPLERS = ["euler_ancestral", "euler_ancestral", "heun", "euler_ancestral"]
 PROMPTS = ["a lion", "a fox", "a pear", "a plum", "a boat", "a hut", "a cup", "a key"]
 
 
@@ -44,6 +45,39 @@ def test_prompts_that_do_not_count_alike_are_not_dealt(tmp_path: Path) -> None:
     prompts = [{"prompt": "a lion", "weight": 2}, *PROMPTS[1:]]
     for suite in spec_of(tmp_path, suite={"prompts": prompts, "sizes": [64]}).suites(2):
         assert len(suite.prompts) == len(PROMPTS)
+
+
+def test_what_a_round_names_holds_for_prompts_with_settings_of_their_own(tmp_path: Path) -> None:
+    own = {"prompt": "a lion", "steps": 9, "cfg": 3, "sampler": "Euler a", "seeds": [5]}
+    suite = {"prompts": [own, "a fox"], "sizes": [64], "steps": 4, "cfg": 7, "sampler": "DPM++ 2M"}
+    rounds = [{}, {"steps": 6}, {"sampler": "Heun", "seeds": [8]}, {"schedule": "exponential"}]
+    lions = [
+        next(item for item in suite.items() if item.prompt == "a lion")
+        for suite in spec_of(tmp_path, suite=suite, rounds=rounds).suites(4)
+    ]
+    sampled = [(item.sampling.steps, item.sampling.cfg, item.sampling.sampler) for item in lions]
+    assert sampled == [(steps, 3, sampler) for steps, sampler in zip((9, 6, 9, 9), SAMPLERS, strict=True)]
+    assert [item.sampling.schedule for item in lions] == ["normal", "normal", "normal", "exponential"]
+    assert lions[2].seed == 8
+
+
+def test_prompts_that_a_round_names_keep_their_own_settings(tmp_path: Path) -> None:
+    named = {"prompts": [{"prompt": "a boat", "steps": 9}, "a hut"], "steps": 6}
+    (suite,) = spec_of(tmp_path, rounds=[named]).suites(1)
+    assert {item.prompt: item.sampling.steps for item in suite.items()} == {"a boat": 9, "a hut": 6}
+
+
+def test_prompts_that_would_be_the_same_in_a_round_are_refused(tmp_path: Path) -> None:
+    suite = {"prompts": ["a lion", {"prompt": "a lion", "steps": 9}], "sizes": [64], "steps": 4}
+    with pytest.raises(SpecError, match=r"round 1: .*the same render twice"):
+        spec_of(tmp_path, suite=suite, rounds=[{"steps": 6}])
+
+
+def test_several_objectives_are_refused_where_one_number_decides(tmp_path: Path) -> None:
+    spec_of(tmp_path).require_one_number()
+    scorers = {"sharpness": None, "contrast": None}
+    with pytest.raises(SpecError, match="--by eye"):
+        spec_of(tmp_path, scorers=scorers, objectives=["sharpness", "contrast"]).require_one_number()
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -12,19 +12,20 @@ from basics.messages import counted
 from optimizer.errors import BracketError
 from optimizer.merging.files.names import CHECKPOINT_SUFFIXES, DIFFUSERS_INDEX
 from optimizer.merging.files.presence import require_checkpoint_at
+from studies.recipe.recipe import LETTERS
 
 FILE: Final = "bracket.json"  # in the folder of a bracket: what is decided of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CandidateFile:
+class ListedFile:
     """A file, or the folder of a diffusers pipeline."""
 
     path: Path  # absolute: the spec of the search among the winners names it
     named: bool  # whether the user names it, and not just a folder that holds it
 
 
-def candidate_files(given: Sequence[Path]) -> tuple[CandidateFile, ...]:
+def checkpoint_files(given: Sequence[Path]) -> tuple[ListedFile, ...]:
     """List the checkpoints that files and folders can be: in the order given, those of a folder by name.
 
     A folder may hold diffusers folders; what lies deeper is not looked at.
@@ -33,7 +34,7 @@ def candidate_files(given: Sequence[Path]) -> tuple[CandidateFile, ...]:
         CheckpointError: nothing is at a path.
         BracketError: a folder has no such file, a file is named twice, or there are fewer than two.
     """
-    found = list[CandidateFile]()
+    found = list[ListedFile]()
     for path in given:
         require_checkpoint_at(path)
         found += _files(path.absolute())
@@ -42,6 +43,17 @@ def candidate_files(given: Sequence[Path]) -> tuple[CandidateFile, ...]:
         raise BracketError(f"{twice} is named twice: a checkpoint competes once, so leave one of them out")
     require_several(len(found))
     return tuple(found)
+
+
+def require_count(winners: int, checkpoints: int) -> None:
+    """Refuse a number of winners that no study can have as parents.
+
+    Raises:
+        BracketError: there are too few or too many.
+    """
+    most = min(checkpoints, len(LETTERS))
+    if not 2 <= winners <= most:
+        raise BracketError(f"--winners: a search takes 2 to {most} of these checkpoints as its parents, got {winners}")
 
 
 def require_several(count: int) -> None:
@@ -54,10 +66,10 @@ def require_several(count: int) -> None:
         raise BracketError(f"a bracket takes two checkpoints or more, got {counted(count, 'checkpoint')}")
 
 
-def _files(path: Path) -> list[CandidateFile]:
+def _files(path: Path) -> list[ListedFile]:
     if not path.is_dir() or _is_pipeline(path):
-        return [CandidateFile(path=path, named=True)]
-    inside = [CandidateFile(path=each, named=False) for each in _inside(path)]
+        return [ListedFile(path=path, named=True)]
+    inside = [ListedFile(path=each, named=False) for each in _inside(path)]
     if not inside:
         raise BracketError(f"{path} has no checkpoint: give a folder of .safetensors or .ckpt files, or the files")
     return inside
