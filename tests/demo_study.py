@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,8 @@ from studies.records.values import StoredStudy, StoredTrial
 from studies.spec.study import StudySpec, parse_spec
 
 EventT = TypeVar("EventT", bound=Event)
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="mergetune-runtime-")  # removed when the process ends
 
 DEMO = Path(studies.__file__).parent / "demo"
 PROMPTS = [
@@ -113,13 +117,26 @@ class ShortStudy:
         return recorder
 
 
-def begin(folder: Path, changes: Mapping[str, Any] | None = None, url: str | None = None) -> ShortStudy:
-    spec = parse_spec(yaml.safe_dump(short_spec(**(changes or {}))), base_dir=folder)
+def begin(
+    folder: Path, changes: Mapping[str, Any] | None = None, url: str | None = None, *, shared: bool = False
+) -> ShortStudy:
+    """Store the short study with these changes.
+
+    Args:
+        shared: whether it works with the runtime of an earlier study of the same spec, as a worker of many would. Not
+            for tests that change what is loaded, or look at how it was loaded.
+    """
+    text = yaml.safe_dump(short_spec(**(changes or {})))
     database = open_database(url or f"sqlite:///{folder}/study.db")
-    runtime = make_runtime(spec, folder)
+    runtime = _shared_runtime(text) if shared else make_runtime(parse_spec(text, base_dir=folder), folder)
     objective = runtime.objective
     records = create_study(database, runtime.spec, runtime.parents, objective.directions, objective.names)
     return ShortStudy(records, runtime, Artifacts.beside(database.url, folder / "artifacts"))
+
+
+@lru_cache(maxsize=2)  # loading takes as long as several trials
+def _shared_runtime(text: str) -> Runtime:
+    return make_runtime(parse_spec(text, base_dir=DEMO), Path(_FOLDER.name))
 
 
 def reopen(folder: Path, name: str = "short") -> ShortStudy:

@@ -218,6 +218,7 @@ def test_wrong_input_gives_one_line_before_anything_is_rendered(bracket: Call, a
     assert not Path("bracket").exists()
 
 
+@pytest.mark.slow
 def test_scorers_of_the_demo_judge_and_rounds_have_their_own_settings(bracket: Call, files: Path) -> None:
     suite = {**SPEC["suite"], "prompts": short_spec()["suite"]["prompts"], "steps": 2}
     rounds = [{}, {"cfg": 5, "prompts": suite["prompts"][:8], "seeds": [9]}]

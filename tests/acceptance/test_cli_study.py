@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -95,7 +94,9 @@ def test_the_final_is_held_when_the_budget_is_spent_and_shown_again_without_rend
 def test_best_is_what_the_final_chose_until_a_trial_outdates_it(
     folder: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(folder / "mergetune.db", tmp_path)
+    databases = [sqlite3.connect(place / "mergetune.db") for place in (folder, tmp_path)]
+    with closing(databases[0]) as source, closing(databases[1]) as copy:
+        source.backup(copy)
     monkeypatch.chdir(tmp_path)
     with closing(sqlite3.connect(tmp_path / "mergetune.db")) as database:
         query = (

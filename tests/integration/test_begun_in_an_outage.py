@@ -17,7 +17,11 @@ from optuna.exceptions import StorageInternalError
 from real_databases import OwnServer
 
 from optimizer.cli.common import guarded
+from optimizer.runtime.parent_files import hash_parents
+from optimizer.runtime.plan import make_plan
 from studies.records.database import open_database
+from studies.records.stored_studies import create_study
+from studies.spec.study import load_spec
 
 ROOT = Path(__file__).parents[2]
 BUDGET = {**SMALL, "budget": {"trials": 3}}
@@ -46,8 +50,10 @@ def folder(server: OwnServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_spec(folder / "other.yaml", **BUDGET | {"study": "other"})
     write_spec(folder / "spec.yaml", **BUDGET)
     server.start()
-    code, out = ended(command(folder, server, "study", "start", "spec.yaml", "--detach"))
-    assert code == 0, out
+    plan, database = make_plan(load_spec(folder / "spec.yaml")), open_database(server.url)
+    objective = plan.objective
+    create_study(database, plan.spec, hash_parents(plan), objective.directions, objective.names)
+    database.close()
     return folder
 
 

@@ -82,17 +82,24 @@ def call(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     return caller(monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("found", FOUND)
+COMMANDS = (
+    ("export", "one", "--force", "--recipe", "best.yaml"),
+    ("export", "one", "--trial", "7", "--recipe", "best.yaml"),
+    ("study", "list"),
+    ("study", "importance", "one"),
+    ("study", "compare", "two", "one"),
+)
+SLOW = "importance"  # which is computed anew each time
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "found"),
     [
-        ("export", "one", "--force", "--recipe", "best.yaml"),
-        ("export", "one", "--trial", "7", "--recipe", "best.yaml"),
-        ("study", "list"),
-        ("study", "importance", "one"),
-        ("study", "compare", "two", "one"),
+        pytest.param(words, found, marks=pytest.mark.slow if SLOW in words and found != "unsure" else ())
+        for words in COMMANDS
+        for found in FOUND
     ],
-    ids=" ".join,
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_every_command_that_names_it_says_so(
     tmp_path: Path, call: Call, arguments: tuple[str, ...], found: str
@@ -132,7 +139,9 @@ def test_a_parent_is_exported_without_it(tmp_path: Path, call: Call) -> None:
     assert "in the final" not in call("export", "one", "--trial", "1", "--recipe", "b.yaml", code=0).out
 
 
-@pytest.mark.parametrize("found", FOUND)
+@pytest.mark.parametrize(
+    "found", ["worse", "failed", *(pytest.param(found, marks=pytest.mark.slow) for found in ("equal", "unsure"))]
+)
 def test_the_note_of_the_study_in_the_dashboard_says_so(tmp_path: Path, call: Call, found: str) -> None:
     gain, said = FOUND[found]
     hold(tmp_path, gain)

@@ -169,6 +169,7 @@ def test_a_study_is_not_begun_twice(database: Database, tmp_path: Path) -> None:
     assert stored(database, tmp_path) == before
 
 
+@pytest.mark.parametrize("database", [pytest.param("sqlite", marks=pytest.mark.slow), "postgresql"], indirect=True)
 def test_killed_at_any_moment_it_leaves_nothing_or_all(database: Database, tmp_path: Path) -> None:
     """SIGKILL while the trials are copied; the next start ends with what one without interruption makes."""
     moments = random.Random(0)

@@ -56,7 +56,7 @@ def begun(runtime: Runtime, folder: Path, url: str, trials: int) -> ShortStudy:
     return short
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def short(request: pytest.FixtureRequest, runtime: Runtime, tmp_path: Path) -> Iterator[ShortStudy]:
     url = new_postgresql_url() if request.param == "postgresql" else f"sqlite:///{tmp_path}/study.db"
     found = begun(runtime, tmp_path, url, trials=5)
@@ -107,6 +107,7 @@ def execute(short: ShortStudy, *statements: str) -> None:
             connection.execute(sa.text(statement))
 
 
+@pytest.mark.parametrize("short", ["sqlite", "postgresql"], indirect=True)
 def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishes(short: ShortStudy) -> None:
     assert look(short) == Diagnosis(mended=(), left=())
     stale, hopeless = taken(short, dead_worker(short)), taken(short, dead_worker(short), RERUNS + 1)

@@ -111,7 +111,12 @@ def test_a_model_of_noise_does_not_draw_well_if_it_is_read_as_a_flow(files: Mapp
 
 @pytest.mark.parametrize(
     ("sampler", "schedule", "shift"),
-    [("euler_ancestral", "normal", 6), ("dpmpp_2m", "simple", 3), ("dpmpp_3m_sde", "beta", 1), ("uni_pc", "karras", 3)],
+    [
+        ("euler_ancestral", "normal", 6),
+        ("dpmpp_2m", "simple", 3),
+        pytest.param("dpmpp_3m_sde", "beta", 1, marks=pytest.mark.slow),
+        pytest.param("uni_pc", "karras", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_other_samplers_and_shifts_draw_the_same_things(
     sampler: str, schedule: str, shift: float, files: Mapping[str, str]

@@ -23,7 +23,7 @@ from studies.records.stored_studies import open_study
 @pytest.fixture
 def short(tmp_path: Path) -> ShortStudy:
     """With both parents done."""
-    short = begin(tmp_path, {**SMALL, "budget": {"trials": 6}})
+    short = begin(tmp_path, {**SMALL, "budget": {"trials": 6}}, shared=True)
     short.run(stop_after=2)
     return short
 

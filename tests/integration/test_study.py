@@ -53,7 +53,7 @@ def scores_of(short: ShortStudy) -> list[tuple[object, object]]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
-    short = begin(tmp_path_factory.mktemp("finished"))
+    short = begin(tmp_path_factory.mktemp("finished"), shared=True)
     short.run()
     return short
 
@@ -126,7 +126,7 @@ def test_equal_recipes_give_equal_pixels(finished: ShortStudy) -> None:
 
 @pytest.mark.slow
 def test_a_study_stopped_and_reopened_again_and_again_goes_the_same_way(finished: ShortStudy, tmp_path: Path) -> None:
-    begin(tmp_path).run(stop_after=3)
+    begin(tmp_path, shared=True).run(stop_after=3)
     for _ in range(4):
         interrupted = reopen(tmp_path)
         interrupted.run(stop_after=3)
@@ -136,7 +136,7 @@ def test_a_study_stopped_and_reopened_again_and_again_goes_the_same_way(finished
 
 @pytest.mark.parametrize("trials", [3, pytest.param(13, marks=pytest.mark.slow)])
 def test_a_study_on_postgresql_goes_the_same_way(trials: int, finished: ShortStudy, tmp_path: Path) -> None:
-    short = begin(tmp_path, url=new_postgresql_url())
+    short = begin(tmp_path, url=new_postgresql_url(), shared=True)
     short.run(stop_after=trials)
     assert params_of(short) == params_of(finished)[:trials]
     assert scores_of(short) == scores_of(finished)[:trials]
@@ -148,7 +148,7 @@ def test_kill_9_loses_only_the_trial_in_progress(
     killed: tuple[int, ...], stop_after: int | None, finished: ShortStudy, tmp_path: Path
 ) -> None:
     """Killed when so many trials are complete."""
-    short = begin(tmp_path)
+    short = begin(tmp_path, shared=True)
     code = (
         "import sys; sys.path[:0] = sys.argv[2].split(':')\n"
         "from pathlib import Path; from demo_study import reopen\n"
@@ -176,7 +176,7 @@ def test_kill_9_loses_only_the_trial_in_progress(
 
 
 def test_a_trial_recorded_but_not_told_is_told_and_not_run_again(tmp_path: Path) -> None:
-    short = begin(tmp_path)
+    short = begin(tmp_path, shared=True)
     short.run(stop_after=2)
     study = optuna.load_study(study_name="short", storage=short.database.storage)
     trial_id = study.ask()._trial_id  # what a worker leaves that dies between recording and telling
@@ -248,7 +248,7 @@ def test_a_space_that_was_spelt_out_is_no_change(space: dict[str, Any]) -> None:
 
 
 def test_a_larger_budget_and_units_that_were_written_out_are_no_change(tmp_path: Path) -> None:
-    stored = begin(tmp_path).study.spec
+    stored = begin(tmp_path, shared=True).study.spec
     assert stored.objective is not None
     assert all(term.unit for term in stored.objective.values())
     refuse_changed_spec(stored, parse_spec(yaml.safe_dump(short_spec(budget={"trials": 99})), base_dir=tmp_path))
