@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -33,6 +34,8 @@ YAML_SUFFIXES = (".yaml", ".yml")
 # Lines are as long as what they say: a terminal wraps them, and elsewhere they are searched.
 console = SafeConsole(highlight=False, emoji=False, soft_wrap=True)
 errors = SafeConsole(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+_opened = ExitStack()  # the databases of this command
 
 TAG = re.compile(r"(\\*)(\[(?:[a-z#/@][^\[]*?\])?)")  # what rich reads as a tag, or a plain bracket
 
@@ -159,7 +162,7 @@ def database_to_read(storage: str) -> Database:
     from studies.system.waiting import set_patience
 
     set_patience(patience_seconds())
-    return open_to_read(url)
+    return _until_the_end(open_to_read(url))
 
 
 def database_to_change(storage: str) -> Database:
@@ -175,7 +178,17 @@ def database_to_change(storage: str) -> Database:
 
     require_local(url)
     set_patience(patience_seconds())
-    return open_database(url, create=False)
+    return _until_the_end(open_database(url, create=False))
+
+
+def _until_the_end(database: Database) -> Database:
+    _opened.callback(database.close)
+    return database
+
+
+def close_databases() -> None:
+    """Close what `database_to_read` and `database_to_change` opened, at a command's end."""
+    _opened.close()
 
 
 def patience_seconds() -> float:

@@ -26,7 +26,7 @@ from optimizer.cli.commands import (
     suite,
     worker,
 )
-from optimizer.cli.common import USER_ERROR, debugging, errors, guarded, print_error
+from optimizer.cli.common import USER_ERROR, close_databases, debugging, errors, guarded, print_error
 from optimizer.cli.console import make_log_safe
 from optimizer.cli.process import INTERRUPTED
 from optimizer.cli.views.help import Commands
@@ -82,7 +82,10 @@ def run() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be valid text
-    sys.exit(guarded(_parse_and_run, debug=debugging()))
+    try:
+        sys.exit(guarded(_parse_and_run, debug=debugging()))
+    finally:
+        close_databases()
 
 
 def _parse_and_run() -> object:

@@ -8,7 +8,6 @@ of the final are rendered together, while nothing else is in memory.
 from __future__ import annotations
 
 import gc
-import json
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +17,6 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from basics.files import replace_file
 from optimizer.errors import CheckpointError
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint
@@ -27,9 +25,8 @@ from optimizer.rendering.render import Renderer
 from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.render_keys import key_of_renders
-from optimizer.trial.kept_images import digests_of, read_kept, read_record
+from optimizer.trial.kept_images import keep_images, load_images, read_record, write_record
 from optimizer.trial.references import LoadRenders, compared_files
-from studies.files.png import encode_png
 from studies.spec.suite import SuiteSettings
 
 FOLDER: Final = "references"
@@ -78,7 +75,7 @@ class _Kept:
         digests = (read_record(self._of(suite) / RECORD) or {}).get("pixels")
         if not isinstance(digests, list) or len(digests) != len(suite.items()):
             return None
-        return read_kept([self._picture(suite, index) for index in range(len(digests))], digests)
+        return load_images([self._picture(suite, index) for index in range(len(digests))], digests)
 
     def _required(self, suite: SuiteSettings) -> tuple[Tensor, ...]:
         images = self.load(suite)
@@ -104,9 +101,8 @@ class _Kept:
 
     def _keep(self, suite: SuiteSettings, images: Sequence[Tensor]) -> None:
         self._of(suite).mkdir(parents=True, exist_ok=True)
-        for index, image in enumerate(images):
-            replace_file(self._picture(suite, index), encode_png(image.numpy()))
-        replace_file(self._of(suite) / RECORD, json.dumps({"pixels": digests_of(images)}).encode())
+        digests = keep_images([self._picture(suite, index) for index in range(len(images))], images)
+        write_record(self._of(suite) / RECORD, {"pixels": digests})
 
     def _of(self, suite: SuiteSettings) -> Path:
         return self._folder / f"{self._sha256[:KEY_DIGITS]}-{self._key(suite)[:KEY_DIGITS]}"

@@ -15,14 +15,14 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from child_processes import child_process
+from older_databases import make_older_database
 from real_databases import new_guarded_postgresql_url, new_postgresql_url
 
 from studies.errors import DatabaseError, StudyError
-from studies.records.database import PASSWORD_FILE_VARIABLE, Database, _alembic, open_database
+from studies.records.database import PASSWORD_FILE_VARIABLE, Database, open_database
 from studies.records.failures import FailureKind
 from studies.records.tables import VERSION_TABLE, metadata
 from studies.system.database_url import database_file, redacted
@@ -110,14 +110,9 @@ def test_the_migrations_make_what_the_tables_say(database: Database) -> None:
         assert compare_metadata(context, metadata) == []
 
 
-def make_older(url: str, revision: str) -> None:
+def make_older_study(url: str, revision: str) -> None:
     """A database of an older version, with study 1."""
-    storage = optuna.storages.RDBStorage(url)
-    with storage.engine.begin() as connection:
-        config = _alembic()
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-    storage.engine.dispose()
+    make_older_database(url, revision)
     execute(
         url,
         "INSERT INTO mergetune_studies (id, name, key, spec, suite_digest, software, fingerprints, created_at, status, "
@@ -126,7 +121,7 @@ def make_older(url: str, revision: str) -> None:
 
 
 def test_limits_of_batches_that_an_older_version_stored_are_the_unets(url: str) -> None:
-    make_older(url, "0001")
+    make_older_study(url, "0001")
     execute(url, "INSERT INTO mergetune_batch_limits VALUES (1, 'card', 64, 128, 2)")
     database = open_database(url)
     query = "SELECT study_id, device, component, width, height, images FROM mergetune_batch_limits"
@@ -149,7 +144,7 @@ REASONS: dict[str | None, FailureKind] = {  # as versions before 0003 stored the
 
 
 def test_failures_that_an_older_version_stored_get_the_kind_of_their_reason(url: str) -> None:
-    make_older(url, "0002")
+    make_older_study(url, "0002")
     with changing(url) as connection:
         older = sa.table("mergetune_trials", *map(sa.column, OLD_TRIAL))
         rows = [
@@ -171,7 +166,7 @@ def test_batch_limits_that_an_older_version_described_with_the_machine_are_the_t
         {"device": "card"},
         None,
     ]
-    make_older(url, "0003")
+    make_older_study(url, "0003")
     with changing(url) as connection:
         older = sa.table("mergetune_trials", *map(sa.column, OLD_TRIAL), sa.column("machine", sa.JSON()))
         rows = [{**OLD_TRIAL, "number": number, "machine": machine} for number, machine in enumerate(machines)]

