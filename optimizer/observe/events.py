@@ -148,6 +148,15 @@ class TrialLost(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SheetDrawn(Event):
+    """A new picture of the parents beside the best so far, after a trial."""
+
+    event: ClassVar[str] = "sheet_drawn"
+    where: str  # a path, or a URL in a bucket
+    trials: tuple[int, ...]  # that it shows: the parents, then the best merge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutageBegan(Event):
     """The start of an outage of the study database or of the artifact store."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -18,6 +19,14 @@ from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnSheet:
+    """What `LatestSheet` has drawn."""
+
+    where: str  # the picture: a path, or a URL in a bucket
+    trials: tuple[int, ...]  # that it shows, as it shows them: the parents, then the best merge
+
+
 class LatestSheet:
     """The picture of the parents beside the best so far, which is drawn anew after every trial.
 
@@ -28,8 +37,8 @@ class LatestSheet:
         self._records, self._artifacts, self._objective = records, artifacts, objective
         self._thumbnails: dict[int, list[Tensor]] = {}  # trial -> its pictures
 
-    def draw(self, trials: Sequence[StoredTrial]) -> str | None:
-        """Draw and store the picture, and return where it is; None where renders are not stored.
+    def draw(self, trials: Sequence[StoredTrial]) -> DrawnSheet | None:
+        """Draw and store the picture; None where renders are not stored.
 
         Args:
             trials: those of the study so far.
@@ -40,7 +49,9 @@ class LatestSheet:
         sheet, study = self.sheet(trials), self._records.study
         if sheet is None:
             return None
-        return self._artifacts.save_contact_sheet(study.name, study.key, "latest", sheet.draw(thumbnails=True))
+        drawn = sheet.draw(thumbnails=True)
+        where = self._artifacts.save_contact_sheet(study.name, study.key, "latest", drawn)
+        return DrawnSheet(where=where, trials=tuple(self._thumbnails))
 
     def sheet(self, trials: Sequence[StoredTrial]) -> Sheet | None:
         """Return the parents, and the best merge whose renders are stored; None where renders are not stored.

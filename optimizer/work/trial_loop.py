@@ -28,6 +28,7 @@ from optimizer.observe.events import (
     BatchReduced,
     ImagesRendered,
     Reporter,
+    SheetDrawn,
     StopAsked,
     StudyPaused,
     TrialEnded,
@@ -214,9 +215,11 @@ class TrialLoop:
             self._reporter.report(TrialLost(trial=number))
             return False
         trial = self._retry(lambda: self._recorder.settle(claimed.trial))
-        self._retry(lambda: self._latest.draw(self._cached_trials.trials()))
+        drawn = self._retry(lambda: self._latest.draw(self._cached_trials.trials()))
         breach = self._runtime.objective.constraints.breach(trial.constrained)
         self._retry(lambda: self._reporter.report(TrialEnded.of(trial, breach)))
+        if drawn is not None:
+            self._reporter.report(SheetDrawn(where=drawn.where, trials=drawn.trials))
         return True
 
     def _evaluate(self, claimed: ClaimedTrial) -> bool:

@@ -36,9 +36,12 @@ def test_it_shows_the_parents_and_the_best_and_is_drawn_anew_when_another_is_the
     latest = LatestSheet(study.records, study.artifacts, study.objective)
     assert latest.draw(trials[:2]) is None  # no renders are stored
     store_pictures(study, [trial.number for trial in trials])
-    widths, pictures, best = [], [], []
+    widths, pictures, best, shown = [], [], [], []
     for count in (1, 2, 3, 12):
-        where = latest.draw(trials[:count])
+        drawn = latest.draw(trials[:count])
+        assert drawn is not None
+        where = drawn.where
+        shown.append(drawn.trials)
         assert where == f"{study.artifacts.location}/{sheet_name('one', study.records.study.key, 'latest')}"
         with Image.open(where) as picture:
             widths.append(picture.width)
@@ -49,6 +52,7 @@ def test_it_shows_the_parents_and_the_best_and_is_drawn_anew_when_another_is_the
     assert widths[0] < widths[1] < widths[2] == widths[3], "the third column is the best merge"
     found = best_trials(trials, study.objective)[0]
     assert found.number not in (0, 1, 2)
+    assert shown == [(0,), (0, 1), (0, 1, 2), (0, 1, found.number)]
     assert best[-1] == [f"trial {found.number}", "random, best (observed)"]
     assert best[2] == ["trial 2", "random, best (observed)"]
     assert not np.array_equal(pictures[2], pictures[3])

@@ -13,11 +13,13 @@ from rich.text import Text
 
 from basics.messages import counted
 from optimizer.cli.common import console, escaped, interactive
+from optimizer.cli.views.terminal_pictures import show_picture
 from optimizer.observe.events import (
     BatchReduced,
     Event,
     ImagesRendered,
     OutageBegan,
+    SheetDrawn,
     StudyPaused,
     TrialEnded,
     TrialStarted,
@@ -64,6 +66,7 @@ class ProgressReporter:
         self._total = records.study.spec.budget.trials
         self._items = len(records.study.spec.suite.items())
         self._started = time.monotonic()
+        self._shown: tuple[int, ...] = ()  # trials, in the picture that was shown last
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -102,6 +105,8 @@ class ProgressReporter:
                 self._progress.update(self._images, completed=images)
             case TrialEnded(stored=trial):
                 self._show_ended(trial)
+            case SheetDrawn(where=where, trials=trials):
+                self._show_sheet(where, trials)
             case OutageBegan():
                 OutageReporter().report(event)
             case StudyPaused():
@@ -124,6 +129,12 @@ class ProgressReporter:
             console.print(line, soft_wrap=True, markup=False)
         elif trial.state == "failed":
             console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")
+
+    def _show_sheet(self, where: str, trials: tuple[int, ...]) -> None:
+        """Show the picture of the parents and the best so far, where the terminal can and it shows another trial."""
+        if trials != self._shown:
+            self._shown = trials
+            show_picture(where)
 
     def _newly_split(self, trial: StoredTrial) -> str:
         """Return which sections were split for this trial, with `granularity: auto`; empty if none."""

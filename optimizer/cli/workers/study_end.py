@@ -81,8 +81,11 @@ def show_outcome(records: StudyRecords, artifacts: Artifacts) -> Shown:
 
 
 def print_shown(shown: Shown) -> None:
-    """Print where the outcome is shown."""
+    """Print where the outcome is shown, and show its picture where the terminal can."""
+    from optimizer.cli.views.terminal_pictures import show_picture
+
     if shown.sheet is not None:
+        show_picture(shown.sheet)
         console.print(f"contact sheet of the parents and the best: {escaped(shown.sheet)}", soft_wrap=True)
     if shown.report is not None:
         console.print(f"report: {escaped(shown.report)}", soft_wrap=True)
