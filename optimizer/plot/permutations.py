@@ -26,8 +26,7 @@ def permutation_tables(
     """Return a table of parent A with each further parent, for each value of an axis over settings.
 
     Columns are the assignments of the two to the sections, rows those to the text encoders. The cells that are one
-    parent throughout are that parent itself, with its own VAE; all others have the one that the
-    spec bakes in, or A's.
+    parent throughout are that parent itself, with its own VAE; all others have the VAE that the spec bakes in, or A's.
 
     Raises:
         PlotError: as for `in_suites`.

@@ -17,7 +17,7 @@ from optimizer.search.depth.stored_study import space_of
 from optimizer.voting.pairs import choose_pair
 from optimizer.voting.preference import Floats, fit
 from studies.files.artifacts import Artifacts
-from studies.files.png import encode_png
+from studies.files.png import picture_png
 from studies.records.stored_renders import load_renders
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
@@ -132,7 +132,7 @@ class Ballots:
         if file is None:
             return None
         picture = self._artifacts.open_render(file)
-        return encode_png(np.array(picture).transpose(2, 0, 1))
+        return picture_png(picture)
 
     def vote(self, token: str, verdict: Verdict) -> bool:
         """Store a vote; False where its pair is gone."""
