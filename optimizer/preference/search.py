@@ -53,7 +53,7 @@ def as_voted(records: StudyRecords, study: Study) -> Study:
 
 
 def _as_voted(trial: FrozenTrial, stored: dict[int, StoredTrial], *, waits: bool) -> FrozenTrial:
-    if trial.state != TrialState.COMPLETE:
+    if trial.state != TrialState.COMPLETE or trial.number not in stored:
         return trial
     changed = copy.copy(trial)
     if waits:

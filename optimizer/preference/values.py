@@ -77,7 +77,7 @@ class _Judge:
         means = self.evidence[trial.number].scores.means
         gains, errors = dict(trial.gains), dict(trial.errors)
         for name, terms in self._sums().items():
-            if trial.gains:  # else the parents have not ended
+            if trial.gains and parent_trials(self.trials):  # else the parents have not ended, or were deleted
                 gains[name] = self._gain(trial, terms)
             error = self._error(((trial.number, 1.0),), terms)
             errors.pop(name, None)

@@ -145,6 +145,23 @@ def test_the_sampler_sees_trials_without_votes_in_progress(tmp_path: Path) -> No
     assert seen[4].values == list(study.trials()[4].objectives.values())
 
 
+@pytest.mark.parametrize("gone", [(4,), (0, 1)])
+def test_votes_on_trials_that_were_deleted_count_for_nobody(tmp_path: Path, gone: tuple[int, ...]) -> None:
+    study = voted_study(tmp_path, ALONE)
+    vote(study.records, 4, 1, 5)
+    vote(study.records, 4, 0, 5)
+    with study.records.database.write() as connection:
+        for trial in study.trials():
+            if trial.number in gone:
+                for table in (tables.renders, tables.scores):
+                    connection.execute(table.delete().where(table.c.trial_id == trial.id))
+                connection.execute(tables.trials.delete().where(tables.trials.c.id == trial.id))
+    refresh_preference(study.records)
+    assert {value for trial in study.trials() for value in trial.objectives.values()} == {0.0}
+    seen = as_voted(study.records, optuna_study(study.records))
+    assert len(seen.trials) == 6
+
+
 def test_the_search_waits_for_votes_only_where_they_are_all_it_has(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
