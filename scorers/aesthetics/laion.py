@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from basics.files import sha256_of
 from scorers.aesthetics import kinds
-from scorers.aesthetics.heads import Affine, apply_head, input_width, keys_of, read_layers, wrong_keys
 from scorers.errors import ScorerSettingsError, WrongWeightsError
 from scorers.networks.clip import ClipEmbedder, shared_embedder
+from scorers.networks.heads import Affine, apply_head, input_width, keys_of, read_layers, wrong_keys
 from scorers.weights.fetch import resolve
 from scorers.weights.tensors import load_tensors
 
