@@ -30,7 +30,7 @@ OUTER_FOLDS: Final = 5
 INNER_FOLDS: Final = 4
 FEWEST_GROUPS: Final = 3  # so that two are left to choose the penalty by when one is held out
 MOST_STEPS: Final = 50  # of Newton's method; it takes fewer than ten
-CLOSE: Final = 1e-8  # of the score of a usual difference, in log-odds; a step that is smaller ends it
+CLOSE: Final = 1e-6  # of the score of a usual difference, in log-odds; a step that is smaller ends it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

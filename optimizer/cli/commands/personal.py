@@ -46,6 +46,7 @@ def train_personal(
     clip: Annotated[
         str | None,
         typer.Option(
+            parser=plain,
             metavar="YAML",
             help="The CLIP, as in a spec: '{model: ViT-B-32, pretrained: openai}'. [default: that of clip_score]",
             show_default=False,
