@@ -69,6 +69,7 @@ def test_names_of_the_builtin_kinds_are_those_of_their_infos() -> None:
         for name in (
             "clip_score",
             "siglip_score",
+            "lora_compatibility",
             "pickscore",
             "hps",
             "imagereward",
