@@ -21,6 +21,7 @@ ANIME_AESTHETIC = ScorerInfo(
     # A quarter of a point on a scale of ten, as for the aesthetic scorers, on a scale of six.
     unit=0.15,
     range=(0.0, 6.0),
+    limits=(0.0, 6.0),
     scope="image",
 )
 
@@ -31,6 +32,7 @@ CAFE = ScorerInfo(
     direction="maximize",
     unit=0.05,  # five percentage points
     range=(0.0, 1.0),
+    limits=(0.0, 1.0),
     scope="image",
 )
 
@@ -41,6 +43,7 @@ SHADOW = ScorerInfo(
     direction="maximize",
     unit=0.05,  # five percentage points
     range=(0.0, 1.0),
+    limits=(0.0, 1.0),
     scope="image",
 )
 

@@ -22,6 +22,7 @@ CMMD = ScorerInfo(
     # square of the distance.
     unit=0.1,
     range=(0.0, 10.0),
+    limits=(0.0, 2000.0),  # biased: 1000 times the square of a distance of at most the root of 2
     scope="set",
     min_images=SET_MIN_IMAGES,
     advised_images=SET_ADVISED_IMAGES,
@@ -34,6 +35,7 @@ FD_DINOV2 = ScorerInfo(
     direction="minimize",
     unit=1.0,  # the builder replaces it by 5 % of the references' spread, as for `frechet`
     range=(0.0, float("inf")),
+    limits=(0.0, float("inf")),
     scope="set",
     min_images=SET_MIN_IMAGES,
     advised_images=SET_ADVISED_IMAGES,

@@ -28,6 +28,7 @@ FID = ScorerInfo(
     # A twentieth of the value of clean images against clean images at n = 32.
     unit=10.0,
     range=(0.0, 500.0),
+    limits=(0.0, float("inf")),
     scope="set",
     min_images=SET_MIN_IMAGES,
     advised_images=SET_ADVISED_IMAGES,
@@ -55,6 +56,7 @@ FRECHET = ScorerInfo(
     # set, unless the settings give a unit.
     unit=1.0,
     range=(0.0, float("inf")),
+    limits=(0.0, float("inf")),
     scope="set",
     min_images=SET_MIN_IMAGES,
     advised_images=SET_ADVISED_IMAGES,
@@ -81,6 +83,7 @@ TONE = ScorerInfo(
     # uniform color spaces, https://doi.org/10.1002/col.5080190207).
     unit=2.3,
     range=(0.0, 100.0),
+    limits=(0.0, float("inf")),
     scope="set",
     # Unlike the distances above, a few pictures have many pixels. But what they show decides on their colours.
     advised_images=SET_MIN_IMAGES,

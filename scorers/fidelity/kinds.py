@@ -24,6 +24,7 @@ FIDELITY = ScorerInfo(
     # Renders of a merge and of its parents lie some 0.05 to 0.3 apart in cosine.
     unit=0.01,
     range=(-1.0, 1.0),
+    limits=(-1.0, 1.0),
     scope="image",
 )
 
