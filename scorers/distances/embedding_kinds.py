@@ -5,7 +5,7 @@ No torch here: the command line lists scorers without it.
 
 from __future__ import annotations
 
-from scorers.config import ClipModelSettings, ScorerSettings, SpecPath
+from scorers.config import ClipModelSettings, ReferencePath, ScorerSettings, SpecPath
 from scorers.distances.kinds import SET_ADVISED_IMAGES, SET_MIN_IMAGES
 from scorers.kind import ScorerKind, by_name
 from scorers.networks.clip_files import ClipNeed
@@ -58,14 +58,14 @@ DINOV2 = HubFile(
 class CmmdSettings(ScorerSettings):
     """Options of `cmmd`."""
 
-    reference: SpecPath  # folder of images, searched recursively
+    reference: ReferencePath
     clip: ClipModelSettings = CLIP_OF_CMMD
 
 
 class Dinov2Settings(ScorerSettings):
     """Options of `fd_dinov2`."""
 
-    reference: SpecPath  # folder of images, searched recursively
+    reference: ReferencePath
     weights: SpecPath | None = None  # Meta's file or timm's; None: timm's from the hub
 
 

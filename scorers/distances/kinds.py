@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from scorers.config import ScorerSettings, SpecPath
+from scorers.config import ReferencePath, ScorerSettings, SpecPath
 from scorers.kind import Needs, ScorerKind, by_name
 from scorers.protocol import ScorerInfo
 from scorers.weights.needs import Need, OwnFile, ReferenceFolder, WeightNeed
@@ -105,22 +105,22 @@ FID_INCEPTION = PublicFile(
 class InceptionSettings(ScorerSettings):
     """Options of `fid` and `kid`."""
 
-    reference: SpecPath  # folder of images, searched recursively
+    reference: ReferencePath
     weights: SpecPath | None = None  # FID Inception in torch-fidelity's format; None: the pinned file
 
 
 class ToneSettings(ScorerSettings):
     """Options of `tone`."""
 
-    reference: SpecPath  # folder of images, searched recursively; one is enough
+    reference: ReferencePath  # one is enough
 
 
 class NetworkSettings(ScorerSettings):
     """Options of `frechet` and `kernel`."""
 
-    reference: SpecPath  # folder of images, searched recursively
-    network: str  # a timm architecture
-    weights: SpecPath  # its weights
+    reference: ReferencePath
+    network: Annotated[str, Field(description="a timm architecture")]
+    weights: Annotated[SpecPath, Field(description="the weight file of `network`")]
     input_size: Annotated[int, Field(ge=16, le=2048)] | None = None  # pixels; None: the network's own
     unit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # None: 5 % of the references' spread
 

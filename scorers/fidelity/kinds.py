@@ -32,7 +32,7 @@ FIDELITY = ScorerInfo(
 class FidelitySettings(ScorerSettings):
     """Options of `fidelity`."""
 
-    to: str  # a parent's letter, or a checkpoint file
+    to: Annotated[str, Field(description="a parent's letter, such as A, or a checkpoint file")]
     by: Literal["clip", "ssim", "network"] = "clip"
     clip: ClipModelSettings = ClipModelSettings()
     network: str | None = None  # a timm architecture

@@ -16,6 +16,7 @@ from scorers.errors import ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
 from scorers.networks.digest import digest_of
 from scorers.networks.inference import Runner
+from scorers.networks.state_dict import first_finding
 from scorers.weights.fetch import existing_file
 from scorers.weights.tensors import load_tensors
 
@@ -211,9 +212,3 @@ def _check_name(network: str) -> None:
     if tag and network not in tagged:
         known = ", ".join(tagged) or "the name without a tag"
         raise ScorerSettingsError(f"timm has no weights {tag!r} of {architecture!r}: use {known}")
-
-
-def first_finding(error: RuntimeError) -> str:
-    """Return the first finding of load_state_dict, on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[1] if len(lines) > 1 else lines[0])[:300]

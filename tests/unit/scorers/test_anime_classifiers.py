@@ -199,7 +199,7 @@ def test_preprocessing_that_is_not_done_here_is_refused(changes: dict[str, Any],
 
 
 def test_shadow_is_never_downloaded(context: BuildContext, tmp_path: Path) -> None:
-    with pytest.raises(ScorerSettingsError, match="`folder` is missing"):
+    with pytest.raises(ScorerSettingsError, match=r"`folder` is missing: give .*model\.safetensors, .*CC-BY-NC-4\.0"):
         registry.parse_settings("shadow", {}, tmp_path)
     (need,) = registry.needs("shadow", None)
     assert (need.licence, need.source) == ("CC-BY-NC-4.0", "yours: option 'folder'")
@@ -305,3 +305,14 @@ def test_files_of_another_onnx_network_are_told_in_one_line(
 
 def test_the_values_of_the_labels_are_those_of_the_order() -> None:
     assert list(anime.ANIME_AESTHETIC_VALUES.values()) == list(range(7))
+
+
+def test_a_folder_that_is_none_is_told_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name, message in (
+        ("none", "no folder at .*none"),
+        ("file", "is a file: give the folder with pytorch_model.bin"),
+    ):
+        settings = registry.parse_settings("cafe", {"folder": name}, tmp_path)
+        with pytest.raises(MissingWeightsError, match=message):
+            registry.require_named_files("cafe", settings)

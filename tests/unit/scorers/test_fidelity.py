@@ -128,7 +128,7 @@ def test_a_file_that_is_not_there_is_told_before_anything_is_loaded() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "to"),
+        ({}, "`to` is missing: give a parent's letter, such as A, or a checkpoint file"),
         ({"to": "A", "by": "lpips"}, "by"),
         ({"to": "A", "by": "network"}, "needs `network`"),
         ({"to": "A", "by": "ssim", "network": "test_resnet"}, "belong to by: network"),
