@@ -34,6 +34,7 @@ from scorers.kind import ScorerKind
 from scorers.pixels import kinds as pixels
 from scorers.preference import kinds as preference
 from scorers.prompt_fit import kinds as prompt_fit
+from scorers.votes import kinds as votes
 from scorers.weights.needs import ReferenceFolder
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ BUILTIN_KINDS: dict[str, ScorerKind] = {
     **embedding_distances.KINDS,
     **fidelity.KINDS,
     **pixels.KINDS,
+    **votes.KINDS,
 }
 
 

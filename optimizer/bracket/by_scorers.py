@@ -34,7 +34,7 @@ class ScorerJudge:
         """Load the scorers. Their networks are on the device only while they score: a checkpoint needs its memory.
 
         Raises:
-            BracketError: a scorer compares with the renders of another model.
+            BracketError: a scorer compares with the renders of another model, or asks people.
             ScorerError: weights or references are missing or wrong.
             NoMemoryError: they do not fit into memory.
         """
@@ -42,6 +42,11 @@ class ScorerJudge:
             raise BracketError(
                 f"scorer {next(iter(spec.references))!r} compares with the renders of another model, and a bracket has "
                 "those of its checkpoints alone: judge by other scorers"
+            )
+        if spec.voted is not None:
+            raise BracketError(
+                f"scorer {spec.voted!r} is what people vote, and a bracket by scorers asks nobody: judge by other "
+                "scorers"
             )
         scorers = build_scorers(spec, device, cache_dir, in_turns=True)
         infos = {name: scorer.info for name, scorer in scorers.items()}

@@ -62,6 +62,15 @@ class StudyPaused(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VotesAwaited(Event):
+    """A search by votes that has run so far ahead of them that it waits: it goes on as people vote."""
+
+    event: ClassVar[str] = "votes_awaited"
+    name: str  # of the study
+    trials: int  # that nobody has voted on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRefused(Event):
     """A study that cannot be worked on here. Reported once for each reason."""
 

@@ -19,6 +19,9 @@ def usable_scorers(spec: StudySpec, cells: Sequence[Cell]) -> tuple[StudySpec, t
     compared = spec.references
     notes = {name: _note(name, info, cells, compared.get(name, ())) for name, info in spec.infos.items()}
     kept = {name: entry for name, entry in spec.scorers.items() if notes[name] is None}
+    if spec.voted is not None:
+        kept.pop(spec.voted, None)
+        notes[spec.voted] = f"{spec.voted} is left out: people have not voted on these pictures"
     return spec.model_copy(update={"scorers": kept}), tuple(note for note in notes.values() if note is not None)
 
 

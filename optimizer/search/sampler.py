@@ -154,11 +154,19 @@ class ProbesFirst(BaseSampler):
 
     Args:
         copied: number of trials copied from another study; the probes follow them.
+        current: gives the study with the values that its trials have now; None: they are those that Optuna has.
     """
 
-    def __init__(self, settings: SamplerSettings, space: SearchSpace, probes: Sequence[Probe], copied: int = 0) -> None:
+    def __init__(
+        self,
+        settings: SamplerSettings,
+        space: SearchSpace,
+        probes: Sequence[Probe],
+        copied: int = 0,
+        current: Callable[[Study], Study] | None = None,
+    ) -> None:
         self._settings, self._probes, self._search_space = settings, probes, space
-        self._copied = copied
+        self._copied, self._current = copied, current
         self._space = distributions(space)
         self._inner: BaseSampler | None = None
 
@@ -186,6 +194,8 @@ class ProbesFirst(BaseSampler):
     def _propose(self, study: Study, trial: FrozenTrial) -> Proposal:
         """Propose values for all parameters at once, so that nothing is drawn after the proposal is stored."""
         self._inner = make_sampler(self._settings, self._search_space, trial.number, len(study.directions))
+        if self._current is not None and self._settings.name not in STATEFUL:  # these look at no value
+            study = self._current(study)
         self._inner.before_trial(study, trial)
         if isinstance(self._inner, DepthGPSampler):
             return self._inner.propose(study, trial)

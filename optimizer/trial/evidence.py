@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.trial.objective import Scores, Term
+from scorers.errors import SuiteImagesError
 
 Resampled = Callable[[NDArray[np.int64]], float]  # indices of items -> their set score
 
@@ -57,17 +59,22 @@ class Evidence:
             items=len(chosen),
             scores=Scores(
                 by_item={name: values[chosen] for name, values in scores.by_item.items()},
-                by_set={
-                    name: self.resampled[name](chosen[looked_at.get(name, slice(None))])
-                    for name in scores.by_set
-                    if name not in looked_at or looked_at[name].size
-                },
+                by_set=self._sets_of(chosen, looked_at),
                 weights=None if scores.weights is None else scores.weights[chosen],
                 prompts=None if scores.prompts is None else scores.prompts[chosen],
                 members=looked_at,
             ),
             resampled={name: _resampled_part(score, chosen) for name, score in self.resampled.items()},
         )
+
+    def _sets_of(self, chosen: NDArray[np.int64], looked_at: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
+        """Compute the set scores of some items anew; one that cannot be computed of so few is left out."""
+        found = {}
+        for name in self.scores.by_set:
+            if name not in looked_at or looked_at[name].size:
+                with suppress(SuiteImagesError):
+                    found[name] = self.resampled[name](chosen[looked_at.get(name, slice(None))])
+        return found
 
     def knows(self, terms: Sequence[Term]) -> bool:
         """Return whether every scorer of a sum looks at some of these items."""

@@ -25,15 +25,17 @@ def gain_text(gain: Gain) -> str:
 
 
 def basis_notes(gains: Iterable[Mapping[str, Gain]], suite: SuiteSettings) -> Iterator[str]:
-    """Say of which scores the intervals are over images, and why; nothing where all are over prompts.
+    """Say of which scores the intervals are over votes, or over images and why; nothing where all are over prompts.
 
     Args:
         gains: of some trials, by name.
         suite: whose images they are of.
     """
+    found = {name: gain for of_trial in gains for name, gain in of_trial.items() if gain.low is not None}
+    if voted := [name for name, gain in found.items() if gain.basis == "votes"]:
+        yield f"the interval of {', '.join(voted)} is over people's votes: it narrows as more of them vote"
     if not suite.has_alike_prompts:
         return
-    found = {name: gain for of_trial in gains for name, gain in of_trial.items() if gain.low is not None}
     if any(gain.basis is None for gain in found.values()):
         yield (
             "intervals are over images, as an earlier version had it, and too narrow for other prompts: they are "

@@ -22,6 +22,7 @@ from basics.names import plain, unseen
 from optimizer.observe.http_gate import EVERYWHERE, Environment, StartResponse
 from optimizer.observe.http_server import Limits
 from optimizer.report.html import digest_of, page_environment, source_of
+from optimizer.system.retry import OUTAGES
 from optimizer.voting.ballots import Ballots, ShownPair
 from studies.errors import ArtifactError
 from studies.records.votes import VERDICTS
@@ -66,7 +67,7 @@ class VotePage:
             status = "200 OK"
         except _Refusal as refusal:
             status, kind, content, policy = refusal.status, "application/json", _json({"reason": refusal.message}), None
-        except (MergetuneError, SQLAlchemyError, OSError) as error:
+        except (MergetuneError, SQLAlchemyError, OSError, *OUTAGES) as error:
             LOGGER.warning("a voter's request failed: %s", first_line(error))
             status, kind, policy = "503 Service Unavailable", "application/json", None
             content = _json({"reason": f"not stored yet, and tried again: {first_line(error)}"})

@@ -11,11 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from optimizer.insight.importance import load_samples
-from optimizer.search.depth.features import Geometry
-from optimizer.search.depth.stored_study import space_of
+from optimizer.preference.model import Floats, fit
+from optimizer.preference.points import points_of
+from optimizer.preference.values import refresh_preference
 from optimizer.voting.pairs import choose_pair
-from optimizer.voting.preference import Floats, fit
 from studies.files.artifacts import Artifacts
 from studies.files.png import picture_png
 from studies.records.stored_renders import load_renders
@@ -60,15 +59,6 @@ def load_candidates(records: StudyRecords) -> Candidates:
         files={trial.number: files[trial.number] for trial in kept},
         points=points_of(records, kept),
     )
-
-
-def points_of(records: StudyRecords, trials: Sequence[StoredTrial]) -> dict[int, Floats]:
-    """Return the ratios of trials, scaled to 0..1 by their bounds [d]; a parent outside the space has none."""
-    samples = load_samples(records, trials)
-    if not samples:
-        return {}
-    geometry = Geometry.of(space_of(records.study, trials[0]))
-    return {sample.number: geometry.scaled(sample.params) for sample in samples}
 
 
 def _files(records: StudyRecords, trial: StoredTrial) -> dict[int, str]:
@@ -135,12 +125,16 @@ class Ballots:
         return picture_png(picture)
 
     def vote(self, token: str, verdict: Verdict) -> bool:
-        """Store a vote; False where its pair is gone."""
-        return cast_vote(self.records, token, verdict)
+        """Store a vote, and what follows for the study's objective; False where the vote's pair is gone."""
+        stored = cast_vote(self.records, token, verdict)
+        if stored:
+            refresh_preference(self.records)
+        return stored
 
     def undo(self, person: str) -> ShownPair | None:
         """Take back the last vote of a person, and return its pair; None where there is none."""
         vote = take_back(self.records, person)
+        refresh_preference(self.records)
         return None if vote is None else self._shown(vote, load_votes(self.records))
 
     def _shown(self, vote: Vote, votes: Sequence[Vote]) -> ShownPair:

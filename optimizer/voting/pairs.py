@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from optimizer.voting.preference import Floats, Preference
+from optimizer.preference.model import Floats, Preference
 from studies.records.votes import Vote
 
 NODES: Final = 21  # of the quadrature over the difference of two utilities

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from optimizer.voting.ballots import points_of
-from optimizer.voting.preference import Lead, Tally, fit, tally
+from optimizer.preference.model import Lead, Tally, fit, tally
+from optimizer.preference.points import points_of
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.votes import load_votes

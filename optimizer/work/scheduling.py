@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from optimizer.preference.search import lacks_votes
 from optimizer.search.stopping import has_ended
 from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database
@@ -71,7 +72,8 @@ class PendingWork:
     def task(self, records: StudyRecords, others: Collection[str]) -> Task | None:
         """Return what there is to do; None for nothing.
 
-        There are trials to do where one is new or was interrupted, and a final where it is due.
+        There are trials to do where one is new or was interrupted, and a final where it is due. Where the search can go
+        on with votes only, there is nothing to do until they come.
 
         Args:
             records: of the study as it is now; its budget may have changed.
@@ -83,8 +85,13 @@ class PendingWork:
         if any(holders.get(number) not in others for number in running):
             return "trials"
         if not has_ended(records, trials, self._optuna):
-            return "trials"
+            return None if lacks_votes(records, trials) else "trials"
         return "final" if not running and lacks_final(records, trials) else None
+
+    def awaits_votes(self, records: StudyRecords) -> bool:
+        """Return whether the search goes on when people have voted."""
+        trials = self._cached_trials.trials()
+        return lacks_votes(records, trials) and not has_ended(records, trials, self._optuna)
 
     def is_in_progress(self, database: Database) -> bool:
         """Return whether a trial is in progress, as far as Optuna knows."""

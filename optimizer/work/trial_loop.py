@@ -34,10 +34,12 @@ from optimizer.observe.events import (
     TrialEnded,
     TrialLost,
     TrialStarted,
+    VotesAwaited,
     WorkerLeft,
     WorkerStarted,
     reporting_retry,
 )
+from optimizer.preference.search import AHEAD
 from optimizer.runtime.machine import device_kind, machine_description
 from optimizer.runtime.setup import Runtime
 from optimizer.sheets.latest import LatestSheet
@@ -175,6 +177,10 @@ class TrialLoop:
         self._retry(self._require_parents)
         return finished
 
+    def awaits_votes(self) -> bool:
+        """Return whether no new trial may start before people have voted."""
+        return self._retry(self._queue.awaits_votes)
+
     def _settle_abandoned(self, trial: Trial) -> StoredTrial:
         self._leftovers_are_due = True  # its worker's entry says no more that it holds a trial
         return self._recorder.settle_abandoned(trial)
@@ -186,18 +192,21 @@ class TrialLoop:
             self._leftovers_are_due = False
 
     def _may_go_on(self) -> bool:
-        """Return whether to take another trial; waits while the study is paused."""
-        reported = False
+        """Return whether to take another trial; waits while the study is paused, or can go on with votes only."""
+        reported: str | None = None
         while not self._stop():
             status = self._retry(lambda: status_of(self._records))
-            if status == "active":
-                return True
             if status == "stopped":
                 self._reporter.report(StopAsked(by="database"))
                 return False
-            if not reported:
-                self._reporter.report(StudyPaused())
-                reported = True
+            why = "paused" if status == "paused" else "votes" if self.awaits_votes() else None
+            if why is None:
+                return True
+            if why != reported:
+                self._reporter.report(
+                    StudyPaused() if why == "paused" else VotesAwaited(name=self._records.study.name, trials=AHEAD)
+                )
+                reported = why
             time.sleep(PAUSE_SECONDS)
         self._reporter.report(StopAsked(by="signal"))
         return False

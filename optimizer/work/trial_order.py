@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
+
+from optuna.study import Study
 
 from optimizer.runtime.setup import Runtime
 from optimizer.search.probes import Probe, without
@@ -41,9 +43,13 @@ class TrialOrder:
             copied=len(copies),
         )
 
-    def sampler(self) -> ProbesFirst:
-        """Make the sampler that Optuna asks for parameters."""
-        return ProbesFirst(self.settings, self.space, self.probes, self.copied)
+    def sampler(self, current: Callable[[Study], Study] | None = None) -> ProbesFirst:
+        """Make the sampler that Optuna asks for parameters.
+
+        Args:
+            current: as `ProbesFirst` takes it.
+        """
+        return ProbesFirst(self.settings, self.space, self.probes, self.copied, current)
 
     def probe(self, number: int) -> Probe | None:
         """Return the probe for a trial's number; None where the sampler proposes the trial."""

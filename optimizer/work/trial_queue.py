@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optuna.trial import Trial
 
 from optimizer.observe.events import Reporter, TrialEnded, TrialTakenOver
+from optimizer.preference.search import as_voted, lacks_votes
+from optimizer.preference.values import refresh_preference
 from optimizer.search.sampler import distributions
 from optimizer.search.stopping import has_ended
 from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths, errors
@@ -71,7 +74,8 @@ class TrialQueue:
         self._records, self._order = records, order
         self._cached_trials, self._reporter, self._settle = cached_trials, reporter, settle
         self._distributions = distributions(order.space)
-        self._optuna = optuna_study(records, order.sampler())
+        current = None if records.study.spec.voted is None else functools.partial(as_voted, records)
+        self._optuna = optuna_study(records, order.sampler(current))
         self._optuna_id = self._optuna._study_id  # noqa: SLF001 - the storage wants it
 
     def claim(self, heartbeat: Heartbeat) -> ClaimedTrial | None:
@@ -92,8 +96,14 @@ class TrialQueue:
                     return claimed
                 # Its worker is alive after all, and has stored it since the trials were read.
 
+    def awaits_votes(self) -> bool:
+        """Return whether no new trial may start before people have voted."""
+        trials = self._cached_trials.trials()
+        return lacks_votes(self._records, trials) and not has_ended(self._records, trials, self._optuna)
+
     def _new(self, heartbeat: Heartbeat) -> ClaimedTrial:
         """Start a new trial."""
+        refresh_preference(self._records)
         # `Study.ask` does the same, but first reads every trial in search of an enqueued one. There never is one.
         trial = Trial(self._optuna, self._records.database.storage.create_new_trial(self._optuna_id))
         claimed = self._prepare(_Start(trial=trial, params={}, attempt=1), heartbeat.worker_id)

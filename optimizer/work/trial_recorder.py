@@ -11,6 +11,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 from PIL.Image import Image
 
+from optimizer.preference.values import refresh_preference
 from optimizer.rendering.contact_sheet import contact_sheet, row_captions
 from optimizer.system.retry import Retry
 from optimizer.trial.evaluation import Evaluation
@@ -100,6 +101,7 @@ class TrialRecorder:
     def settle(self, trial: Trial) -> StoredTrial:
         """Do everything that follows once a trial's outcome is stored. Doing it twice is harmless."""
         self._gains.fill_gains(trial.number)
+        refresh_preference(self._records)
         self._retention.remove_unwanted()
         stored = self._gains.stored_trial(trial.number)
         self._gains.describe(stored)

@@ -22,11 +22,13 @@ from optimizer.observe.events import (
     Reporter,
     StopAsked,
     StudyRefused,
+    VotesAwaited,
     WaitingForWork,
     WorkerLeft,
     WorkerStarted,
     reporting_retry,
 )
+from optimizer.preference.search import AHEAD
 from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime
 from optimizer.system.retry import OUTAGES
@@ -132,6 +134,7 @@ class Worker:
         self._pending: dict[int, PendingWork] = {}
         self._refusals: dict[str, _Refusal] = {}
         self._without_final: set[tuple[int, int]] = set()  # (study id, its trials): there was nothing to compare
+        self._without_votes: set[int] = set()  # ids of studies that wait for people
         self.doing = "looking for work"  # in words, for people
         self._finished = 0  # trials
         self._current: int | None = None  # the study it is at
@@ -214,15 +217,18 @@ class Worker:
     def _may_have_work(self, heartbeat: Heartbeat) -> bool:
         """Return whether there may be work later.
 
-        There may where a study is paused, and where others are at one of ours: they may die, or hang until they count
-        as dead, and then leave a trial or a final.
+        There may where a study is paused or waits for votes, and where others are at one of ours: they may die, or hang
+        until they count as dead, and then leave a trial or a final.
         """
         names = self._settings.names
         held: frozenset[int] = frozenset()
         if self._settings.finals:
             held = finals_held(self._database, heartbeat.alive() - {heartbeat.worker_id})
         return any(
-            control.status == "paused" or control.study_id in held or self._is_in_progress(control)
+            control.status == "paused"
+            or control.study_id in held
+            or control.study_id in self._without_votes
+            or self._is_in_progress(control)
             for control in study_controls(self._database)
             if control.status != "stopped" and (not names or control.name in names)
         )
@@ -239,6 +245,7 @@ class Worker:
             if control.study_id not in self._pending:
                 self._pending[control.study_id] = PendingWork(records)
             task = self._pending[control.study_id].task(records, alive)
+            self._tell_of_votes(records, waits=task is None and self._pending[control.study_id].awaits_votes(records))
         except (*OF_ALL_STUDIES, *OUTAGES):
             raise
         except BaseException as error:  # noqa: BLE001 - deleted, unreadable, or its plug-in ends the process
@@ -247,6 +254,12 @@ class Worker:
         if task == "final" and (not self._settings.finals or self._final_state(records) in self._without_final):
             return None
         return None if task is None else _Turn(records, task)
+
+    def _tell_of_votes(self, records: StudyRecords, *, waits: bool) -> None:
+        """Report once that a study waits for votes."""
+        if waits and records.study.id not in self._without_votes:
+            self._host.report(VotesAwaited(name=records.study.name, trials=AHEAD))
+        (self._without_votes.add if waits else self._without_votes.discard)(records.study.id)
 
     def _final_state(self, records: StudyRecords) -> tuple[int, int]:
         return records.study.id, len(stored_trials.load_trials(records))
@@ -280,7 +293,7 @@ class Worker:
             loop = self._retry(lambda: self._trial_loop(records, runtime, reporter))
             reporter.report(WorkerStarted(worker=heartbeat.worker_id))
             try:
-                while (done := loop.work_once(heartbeat)) is not None:
+                while not loop.awaits_votes() and (done := loop.work_once(heartbeat)) is not None:
                     finished += done
                     self._finished += done
                     if not self._stays(records, heartbeat):

@@ -11,8 +11,8 @@ from studies.records.values import StoredTrial
 class CachedTrials:
     """The trials of one study, of which every look reads only those that may have changed.
 
-    A trial that failed, or is complete and has its gains, stays as it is. So a worker's cost per trial does not grow
-    with the study.
+    A trial that failed, or is complete and has its gains, stays as it is, unless people vote on it. So a worker's cost
+    per trial does not grow with the study.
     """
 
     def __init__(self, records: StudyRecords) -> None:
@@ -24,11 +24,12 @@ class CachedTrials:
         others = load_trials(self._records, tables.trials.c.number >= len(self._unchanging))
         trials = [*self._unchanging.values(), *others]
         for trial in others:
-            if trial.number != len(self._unchanging) or not _cannot_change(trial):
+            if trial.number != len(self._unchanging) or not self._cannot_change(trial):
                 break
             self._unchanging[trial.number] = trial
         return trials
 
-
-def _cannot_change(trial: StoredTrial) -> bool:
-    return trial.state == "failed" or (trial.state == "complete" and trial.has_gains)
+    def _cannot_change(self, trial: StoredTrial) -> bool:
+        if trial.state == "failed":
+            return True
+        return trial.state == "complete" and trial.has_gains and self._records.study.spec.voted is None

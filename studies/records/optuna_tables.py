@@ -30,6 +30,7 @@ TRIAL_NAME = "name"  # the user attribute of a trial that says what it is
 _studies = sa.table("studies", *map(sa.column, ("study_id", "study_name")))
 _trials = sa.table("trials", *map(sa.column, ("trial_id", "number", "study_id", "state")))
 _params = sa.table("trial_params", *map(sa.column, ("trial_id", "param_name", "param_value", "distribution_json")))
+_values = sa.table("trial_values", *map(sa.column, ("trial_id", "objective", "value")))
 _user_attributes = sa.table("study_user_attributes", *map(sa.column, ("study_id", "key", "value_json")))
 _trial_attributes = sa.table("trial_user_attributes", *map(sa.column, ("trial_id", "key", "value_json")))
 _attributes = sa.table("study_system_attributes", *map(sa.column, ("study_id", "key", "value_json")))
@@ -78,6 +79,21 @@ def store_params(
     if rows:
         with database.write() as connection:
             connection.execute(_params.insert(), rows)
+
+
+def replace_values(connection: Connection, optuna_study_id: int, values: Mapping[int, Sequence[float]]) -> None:
+    """Replace the values of finished trials, which Optuna itself never changes; those that have none keep none.
+
+    Processes that have read a trial from Optuna's storage keep the values that it had then.
+
+    Args:
+        values: number of a trial -> a finite value for each objective, in their order.
+    """
+    found = sa.select(_trials.c.number, _trials.c.trial_id).where(_trials.c.study_id == optuna_study_id)
+    for row in connection.execute(found).all():
+        for index, value in enumerate(values.get(row.number, ())):
+            this = sa.and_(_values.c.trial_id == row.trial_id, _values.c.objective == index)
+            connection.execute(_values.update().where(this).values(value=value))
 
 
 def store_note(database: Database, optuna_study_id: int, trial_id: int, body: str) -> None:

@@ -16,8 +16,8 @@ from studies.spec.study import StudySpec
 
 State = Literal["running", "complete", "failed"]
 Status = Literal["active", "paused", "stopped"]
-Basis = Literal["prompts", "images"]
-"""What an interval is over: prompts, each with the mean of its images, or images where it cannot be over prompts."""
+Basis = Literal["prompts", "images", "votes"]
+"""What an interval is over: prompts, each with the mean of its images, or images where it cannot be; votes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from basics.names import JOINERS, in_words, is_word, plain, unseen
 from basics.settings import FrozenSettings, explain
 from scorers.config import SpecPath
 from scorers.protocol import ScorerInfo, is_parent_letter
+from scorers.votes.kinds import VOTED
 from search_spaces.blocks import Architecture
 from search_spaces.settings import SlotSettings, SpaceSettings
 from search_spaces.space import SearchSpace
@@ -28,6 +29,7 @@ from studies.recipe.steps import StepSettings, operations_of
 from studies.spec.constraints import ConstraintSettings, check_constraints
 from studies.spec.final import FinalSettings
 from studies.spec.former import as_now
+from studies.spec.preference import check_preference
 from studies.spec.prompt_groups import require_known_groups, without_other_groups
 from studies.spec.rendering import ExportSettings, RenderSettings
 from studies.spec.resolving import resolved_spec
@@ -234,6 +236,12 @@ class StudySpec(FrozenSettings):
         return value.model_copy(update={"prompts": tuple(each.in_program(suite.program) for each in value.prompts)})
 
     @model_validator(mode="after")
+    def _preference_fits(self) -> Self:
+        if self.voted is not None:
+            check_preference(self)
+        return self
+
+    @model_validator(mode="after")
     def _scorers_of_groups(self) -> Self:
         """Write into the prompts which scorers do not look at their groups."""
         of_final = self.final.prompts
@@ -380,6 +388,11 @@ class StudySpec(FrozenSettings):
         """Scorer -> the models whose renders of the same items it compares with; only those that have some."""
         found = {name: entry.references for name, entry in self.scorers.items()}
         return {name: models for name, models in found.items() if models}
+
+    @property
+    def voted(self) -> str | None:
+        """The name of the scorer that people's votes make; None where there is none."""
+        return next((name for name, entry in self.scorers.items() if entry.kind == VOTED), None)
 
     @property
     def terms(self) -> Mapping[str, ObjectiveTerm]:

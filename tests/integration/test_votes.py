@@ -7,6 +7,7 @@ import json
 import threading
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from optimizer.voting.application import LIMITS, VotePage
 from optimizer.voting.ballots import Ballots
 from optimizer.voting.standings import load_standings
 from studies.files.artifacts import Artifacts
+from studies.records import tables
 from studies.records.database import Database, open_database
 from studies.records.study_records import StudyRecords
 from studies.records.votes import (
@@ -35,6 +37,7 @@ from studies.records.votes import (
     take_back,
 )
 from studies.records.whole_studies import delete_study
+from studies.system.database_url import database_file
 
 TRIALS = 6
 
@@ -239,3 +242,66 @@ def test_standings_name_the_lead_over_the_better_parent(page: Page) -> None:
     assert parent.lead is None
     assert other.lead is not None
     assert other.lead.value < 0
+
+
+def test_votes_on_a_trial_that_was_deleted_count_for_nobody(page: Page) -> None:
+    records = page.study.records
+    cast_vote(records, show_pair(records, "ann", 0, 1, 0).token, "left")
+    cast_vote(records, show_pair(records, "ann", 0, 4, 1).token, "left")
+    open_pair = show_pair(records, "ann", 1, 4, 0)
+    trial = next(trial for trial in page.study.trials() if trial.number == 4)
+    with records.database.write() as connection:
+        connection.execute(tables.renders.delete().where(tables.renders.c.trial_id == trial.id))
+        connection.execute(tables.scores.delete().where(tables.scores.c.trial_id == trial.id))
+        connection.execute(tables.trials.delete().where(tables.trials.c.id == trial.id))
+    assert page.post("/vote", token=open_pair.token, verdict="left") == {"stored": True}
+    standings = load_standings(records)
+    assert [row.number for row in standings.rows] == [1, 0]
+    assert standings.rows[1].tally is not None
+    assert standings.rows[1].tally.count == 1
+    ballots = Ballots(records, page.study.artifacts, np.random.default_rng(0))  # as after a restart of the page
+    assert ballots.image(open_pair.token, "left") is None
+    pair = ballots.next_pair("ann")
+    assert pair is not None
+    following = load_pair(records, pair.token)
+    assert following is not None
+    assert {following.left, following.right} == {0, 1}
+
+
+def test_two_people_at_one_page_each_have_their_own_votes(page: Page) -> None:
+    answers: dict[str, list[dict[str, Any]]] = {"ann": [], "bob": []}
+
+    def votes_of(person: str) -> None:
+        for _ in range(5):
+            pair = page.post("/pair", person=person)
+            answers[person].append(page.post("/vote", token=pair["token"], verdict="left"))
+
+    threads = [threading.Thread(target=votes_of, args=(person,)) for person in answers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {person: [{"stored": True}] * 5 for person in answers}
+    assert Counter(vote.person for vote in load_votes(page.study.records)) == {"ann": 5, "bob": 5}
+    page.post("/undo", person="bob")
+    assert Counter(vote.person for vote in load_votes(page.study.records)) == {"ann": 5, "bob": 4}
+
+
+def test_a_vote_while_the_database_is_away_is_refused_and_counts_once_when_it_is_back(page: Page) -> None:
+    pair = page.post("/pair", person="ann")
+    body = json.dumps({"token": pair["token"], "verdict": "left"}).encode()
+    request = urllib.request.Request(f"{page.url}/vote", body, {"Content-Type": "application/json"})
+    file = database_file(page.study.records.database.url)
+    assert file is not None
+    away = file.with_name("away")
+    page.study.records.database.engine.dispose()  # as after a restart: no connection is open
+    file.rename(away)
+    code, content = refusal(request)
+    assert code == 503
+    assert "\n" not in json.loads(content)["reason"]
+    page.study.records.database.engine.dispose()
+    file.unlink(missing_ok=True)
+    away.rename(file)
+    assert page.post("/vote", token=pair["token"], verdict="left") == {"stored": True}
+    assert page.post("/vote", token=pair["token"], verdict="left") == {"stored": True}
+    assert len(load_votes(page.study.records)) == 1

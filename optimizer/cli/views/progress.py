@@ -23,6 +23,7 @@ from optimizer.observe.events import (
     StudyPaused,
     TrialEnded,
     TrialStarted,
+    VotesAwaited,
 )
 from optimizer.search.depth.ties import split_of
 from optimizer.search.stopping import own_trials
@@ -112,6 +113,10 @@ class ProgressReporter:
             case StudyPaused():
                 again = advised(f'study resume "{self._records.study.name}" --detach', self._records.database.url)
                 console.print(escaped(f"paused; it goes on with: {again}"), soft_wrap=True)
+            case VotesAwaited(trials=trials):
+                vote = advised(f'study vote "{self._records.study.name}"', self._records.database.url)
+                line = f"nobody has voted on {trials} merges, so the search waits; it goes on as people vote: {vote}"
+                console.print(escaped(line), soft_wrap=True)
             case BatchReduced():
                 console.print(escaped(_reduction(event)), soft_wrap=True)
 

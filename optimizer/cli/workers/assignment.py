@@ -173,11 +173,13 @@ class TerminalHost:
     def report(self, event: Event) -> None:
         """Print what happens between two studies, and log it."""
         from optimizer.cli.views.progress import OutageReporter
-        from optimizer.observe.events import OutageBegan, StudyRefused, WaitingForWork
+        from optimizer.observe.events import OutageBegan, StudyRefused, VotesAwaited, WaitingForWork
 
         match event:
             case StudyRefused(name=name, reason=reason):
                 print_error(f"study {escaped(name)} cannot be worked on here", reason)
+            case VotesAwaited(name=name, trials=trials):
+                console.print(escaped(f"{name} waits for votes on {trials} merges"), soft_wrap=True)
             case WaitingForWork():
                 console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
             case OutageBegan():

@@ -93,6 +93,7 @@ def test_names_of_the_builtin_kinds_are_those_of_their_infos() -> None:
             "colourfulness",
             "clipping",
             "duplicate_subject",
+            "preference",
         )
     }
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import binomtest
 
+from optimizer.preference.model import Preference, _fit, comparisons, fit, tally
 from optimizer.voting.pairs import choose_pair, information
-from optimizer.voting.preference import Preference, _fit, comparisons, fit, tally
 from studies.records.votes import Verdict, Vote
 
 ITEMS = frozenset(range(4))

@@ -1,0 +1,1 @@
+"""Scores that people give: what is asked of them, and not computed."""

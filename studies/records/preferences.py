@@ -1,0 +1,67 @@
+"""What votes make of the trials of a study: stored in place of what was there, in our tables and in Optuna's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from studies.records import tables
+from studies.records.optuna_tables import replace_values
+from studies.records.study_records import StudyRecords
+from studies.records.values import Gain
+from studies.records.votes import Vote, load_votes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedTrial:
+    """A complete trial as the votes have it."""
+
+    id: int
+    number: int
+    preference: float
+    objectives: Mapping[str, float]  # in the study's order
+    gains: Mapping[str, Gain]
+    errors: Mapping[str, float]
+
+
+def store_judged(
+    records: StudyRecords, optuna_study_id: int, scorer: str, votes: Sequence[Vote], judged: Sequence[JudgedTrial]
+) -> bool:
+    """Store what votes make of trials; False, and nothing is stored, where the votes have changed since.
+
+    Args:
+        scorer: the name of the preference among the study's scorers.
+        votes: that `judged` follows from.
+    """
+    with records.database.write() as connection:
+        _lock_study(connection, records)
+        if load_votes(records) != list(votes):
+            return False
+        for trial in judged:
+            _store(connection, scorer, trial)
+        values = {trial.number: list(trial.objectives.values()) for trial in judged}
+        replace_values(connection, optuna_study_id, values)
+    return True
+
+
+def _lock_study(connection: Connection, records: StudyRecords) -> None:
+    """Let nobody else store what votes make of this study until the transaction ends, on a server."""
+    this = tables.studies.c.id == records.study.id
+    connection.execute(sa.select(tables.studies.c.id).where(this).with_for_update())
+
+
+def _store(connection: Connection, scorer: str, trial: JudgedTrial) -> None:
+    gains = {name: gain.stored for name, gain in trial.gains.items()}
+    connection.execute(
+        tables.trials.update()
+        .where(tables.trials.c.id == trial.id)
+        .values(objectives=dict(trial.objectives), gains=gains, errors=dict(trial.errors))
+    )
+    connection.execute(
+        tables.scores.update()
+        .where(tables.scores.c.trial_id == trial.id, tables.scores.c.scorer == scorer, tables.scores.c.item.is_(None))
+        .values(value=trial.preference)
+    )

@@ -1,0 +1,222 @@
+"""Votes as an objective: what they make of stored trials, of the sampler's view, and of a worker's pace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from demo_study import SMALL, Recorder, begin
+from optuna.trial import TrialState
+from reported_study import ReportedStudy, begin_reported, store_pictures
+
+from optimizer.observe.events import VotesAwaited
+from optimizer.preference.search import AHEAD, as_voted, lacks_votes
+from optimizer.preference.values import refresh_preference
+from optimizer.trial.best import load_best
+from optimizer.trial.objective import SINGLE
+from optimizer.trial.stored_scores import trial_scores
+from optimizer.voting.ballots import Ballots
+from optimizer.voting.standings import load_standings
+from optimizer.work.trial_loop import TrialLoop
+from studies.records import tables
+from studies.records.optuna_studies import optuna_study
+from studies.records.stored_trials import load_trials
+from studies.records.study_records import StudyRecords
+from studies.records.votes import cast_vote, show_pair
+
+VOTED: dict[str, Any] = {"render": {"keep": "all"}, "final": {"top": 0}}
+ALONE = VOTED | {"scorers": {"preference": {"kind": "preference"}}}
+BESIDE = VOTED | {"scorers": {"preference": {"kind": "preference"}, "sharpness": {"kind": "sharpness"}}}
+
+
+def sharpness(params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+    mean = float(np.mean(list(params.values())))
+    return {"sharpness": (mean, mean + 1, mean, mean)}
+
+
+def voted_study(folder: Path, changes: Mapping[str, Any], trials: int = 6) -> ReportedStudy:
+    """Store a study whose trials have the score of the average trial, as a worker stores them."""
+
+    def score(params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+        return {"preference": (0.0,) * 4} | sharpness(params)
+
+    study = begin_reported(folder, "v", score, trials=trials, **changes)
+    with study.records.database.write() as connection:
+        own = tables.scores.c.scorer == "preference"
+        connection.execute(tables.scores.delete().where(own, tables.scores.c.item > 0))
+        connection.execute(tables.scores.update().where(own).values(item=None))
+        if "sharpness" not in changes["scorers"]:
+            connection.execute(tables.scores.delete().where(tables.scores.c.scorer == "sharpness"))
+    return study
+
+
+def vote(records: StudyRecords, better: int, worse: int, times: int = 1) -> None:
+    for time in range(times):
+        cast_vote(records, show_pair(records, "ann", time % 4, better, worse).token, "left")
+
+
+def test_votes_become_the_objective_with_an_interval_and_a_standard_error(tmp_path: Path) -> None:
+    study = voted_study(tmp_path, ALONE)
+    vote(study.records, 4, 1, 9)
+    vote(study.records, 1, 0, 9)
+    refresh_preference(study.records)
+    trials, standings = study.trials(), {row.number: row for row in load_standings(study.records).rows}
+    factor = 1 / study.records.study.spec.infos["preference"].unit
+    best = load_best(study.records, study.objective)
+    assert best is not None
+    assert best.trial.number == 4
+    gain, lead = trials[4].gains["preference"], standings[4].lead
+    assert lead is not None
+    assert gain.parent == "B"
+    assert gain.basis == "votes"
+    assert [gain.value, gain.low, gain.high] == pytest.approx([lead.value, lead.low, lead.high], rel=1e-3)
+    assert trials[4].gains[SINGLE].low == pytest.approx(factor * lead.low, rel=1e-3)
+    assert trials[1].gains["preference"].value == trials[1].gains["preference"].high == 0
+    for trial in trials:
+        (value,) = trial.objectives.values()
+        assert value == pytest.approx(factor * trial_scores(study.records, trial).means["preference"])
+        assert trial.errors["preference"] > 0
+    assert len({tuple(trial.objectives.values()) for trial in trials}) == 6  # those without votes follow their ratios
+
+
+def test_what_optuna_stores_is_the_value_of_now(tmp_path: Path) -> None:
+    study = voted_study(tmp_path, ALONE)
+    vote(study.records, 4, 1, 5)
+    refresh_preference(study.records)
+    elsewhere = optuna.load_study(study_name="v", storage=study.records.database.url)
+    assert [trial.values for trial in elsewhere.trials] == [list(each.objectives.values()) for each in study.trials()]
+
+
+def test_votes_at_random_move_nothing_far(tmp_path: Path) -> None:
+    study = voted_study(tmp_path, ALONE)
+    for one, other in ((0, 1), (2, 3), (4, 5), (0, 4), (1, 5), (2, 4)):
+        vote(study.records, one, other, 4)
+        vote(study.records, other, one, 4)
+    refresh_preference(study.records)
+    for trial in study.trials():
+        gain = trial.gains["preference"]
+        assert gain.low is not None
+        assert gain.high is not None
+        assert gain.low <= 0 <= gain.high
+
+
+def test_beside_other_scores_both_variances_are_added(tmp_path: Path) -> None:
+    study = voted_study(tmp_path, BESIDE)
+    alone = {trial.number: trial.gains["sharpness"] for trial in study.trials()}
+    vote(study.records, 4, 1, 9)
+    refresh_preference(study.records)
+    trial = study.trials()[4]
+    means, infos = trial_scores(study.records, trial).means, study.records.study.spec.infos
+    expected = sum(means[name] / infos[name].unit for name in ("preference", "sharpness"))
+    assert trial.objectives[SINGLE] == pytest.approx(expected)
+    assert trial.gains["sharpness"] == alone[4]
+    gain, of_votes = trial.gains[SINGLE], trial.gains["preference"]
+    assert gain.basis == "prompts"
+    assert gain.low is not None
+    assert of_votes.low is not None
+    factor = 1 / infos["preference"].unit
+    assert gain.value - gain.low > factor * (of_votes.value - of_votes.low)
+
+
+def test_of_two_objectives_one_may_be_votes(tmp_path: Path) -> None:
+    study = voted_study(tmp_path, BESIDE | {"objectives": ["sharpness", "preference"]})
+    before = [trial.objectives["sharpness"] for trial in study.trials()]
+    vote(study.records, 4, 1, 9)
+    refresh_preference(study.records)
+    trials = study.trials()
+    assert [trial.objectives["sharpness"] for trial in trials] == before
+    assert max(trials, key=lambda trial: trial.objectives["preference"]).number == 4
+    seen = as_voted(study.records, optuna_study(study.records))
+    assert [trial.values for trial in seen.trials] == [list(trial.objectives.values()) for trial in trials]
+
+
+def test_the_sampler_sees_trials_without_votes_in_progress(tmp_path: Path) -> None:
+    study = voted_study(tmp_path, ALONE)
+    vote(study.records, 4, 1, 5)
+    refresh_preference(study.records)
+    seen = as_voted(study.records, optuna_study(study.records)).trials
+    complete = [trial.number for trial in seen if trial.state == TrialState.COMPLETE]
+    assert complete == [1, 4]
+    assert {trial.state for trial in seen} == {TrialState.COMPLETE, TrialState.RUNNING}
+    assert seen[4].values == list(study.trials()[4].objectives.values())
+
+
+@pytest.mark.parametrize("gone", [(4,), (0, 1)])
+def test_votes_on_trials_that_were_deleted_count_for_nobody(tmp_path: Path, gone: tuple[int, ...]) -> None:
+    study = voted_study(tmp_path, ALONE)
+    vote(study.records, 4, 1, 5)
+    vote(study.records, 4, 0, 5)
+    with study.records.database.write() as connection:
+        for trial in study.trials():
+            if trial.number in gone:
+                for table in (tables.renders, tables.scores):
+                    connection.execute(table.delete().where(table.c.trial_id == trial.id))
+                connection.execute(tables.trials.delete().where(tables.trials.c.id == trial.id))
+    refresh_preference(study.records)
+    assert {value for trial in study.trials() for value in trial.objectives.values()} == {0.0}
+    seen = as_voted(study.records, optuna_study(study.records))
+    assert len(seen.trials) == 6
+
+
+def test_the_search_waits_for_votes_only_where_they_are_all_it_has(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    alone = voted_study(tmp_path / "a", ALONE, trials=2 + AHEAD)
+    assert lacks_votes(alone.records, alone.trials())
+    vote(alone.records, 5, 0)
+    assert not lacks_votes(alone.records, alone.trials())
+    beside = voted_study(tmp_path / "b", BESIDE, trials=2 + AHEAD)
+    assert not lacks_votes(beside.records, beside.trials())
+
+
+def test_a_vote_on_the_page_changes_what_is_best_and_taking_it_back_changes_it_again(tmp_path: Path) -> None:
+    study = voted_study(tmp_path, ALONE)
+    store_pictures(study, (0, 1, 4))
+    ballots = Ballots(study.records, study.artifacts, np.random.default_rng(0))
+    pair = ballots.next_pair("ann")
+    assert pair is not None
+    before = [trial.objectives for trial in study.trials()]
+    assert ballots.vote(pair.token, "left")
+    after = [trial.objectives for trial in study.trials()]
+    assert after != before
+    ballots.undo("ann")
+    assert {value for trial in study.trials() for value in trial.objectives.values()} == {0.0}
+
+
+def test_a_worker_explores_then_waits_for_people_and_goes_on_as_they_vote(tmp_path: Path) -> None:
+    changes = (
+        dict(SMALL)
+        | VOTED
+        | {
+            "scorers": {"preference": None},
+            "objective": None,
+            "sampler": {"name": "depth"},
+            "probes": {"uniform": [], "profiles": 0},
+            "budget": {"trials": 2 + AHEAD + 2},
+            "render": {"degenerate_limit": 8, "keep": "all"},
+        }
+    )
+    short = begin(tmp_path, changes)
+    recorder = short.run(stop_after=2 + AHEAD)
+    assert lacks_votes(short.records, load_trials(short.records))
+    ballots = Ballots(short.records, short.artifacts, np.random.default_rng(0))
+
+    def people_vote() -> bool:
+        """Vote once the worker has said that it waits; asked by the worker between its looks."""
+        if again.of(VotesAwaited):
+            for _ in range(6):
+                pair = ballots.next_pair("ann")
+                assert pair is not None
+                ballots.vote(pair.token, "left")
+        return False
+
+    again = Recorder()
+    assert not recorder.of(VotesAwaited)
+    TrialLoop(short.records, short.runtime, short.artifacts, again, people_vote).run()
+    assert [event.name for event in again.of(VotesAwaited)] == ["short"]
+    assert len(load_trials(short.records)) == 2 + AHEAD + 2
+    assert all(trial.gains["preference"].basis == "votes" for trial in load_trials(short.records))
