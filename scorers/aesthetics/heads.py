@@ -1,4 +1,4 @@
-"""Heads of linear layers on an image embedding, without activations between them."""
+"""Heads of linear layers on an image embedding, without activations between them, and the scorers that they make."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch.nn.functional as F
 
+from basics.files import sha256_of
 from scorers.errors import WrongWeightsError
+from scorers.networks.clip import shared_embedder
+from scorers.weights.fetch import resolve
+from scorers.weights.tensors import load_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
+
+    from scorers.aesthetics.kinds import AestheticSettings, AestheticV25Settings
+    from scorers.networks.clip import ClipEmbedder
+    from scorers.protocol import BuildContext, ScorerInfo, SuiteImages
+    from scorers.weights.public import PublicFile
 
 
 class Affine(NamedTuple):
@@ -19,6 +28,67 @@ class Affine(NamedTuple):
 
     weight: Tensor  # [out, in]
     bias: Tensor  # [out]
+
+
+class HeadScorer:
+    """A scorer by a head on the image embeddings of a CLIP. The head is tiny and stays on the CPU.
+
+    Args:
+        source: the head's file, for messages.
+        model: the CLIP in messages: "CLIP" or "SigLIP".
+
+    Raises:
+        WrongWeightsError: the head takes embeddings of another width.
+    """
+
+    def __init__(
+        self, info: ScorerInfo, embedder: ClipEmbedder, layers: tuple[Affine, ...], *, source: str, model: str
+    ) -> None:
+        if input_width(layers) != embedder.width:
+            raise WrongWeightsError(
+                f"{source} is a head for {model} embeddings of width {input_width(layers)}, this {model} gives "
+                f"{embedder.width}: use the {model} that the head was trained on"
+            )
+        self.info = info
+        self._embedder = embedder
+        self._layers = layers
+
+    def score(self, images: SuiteImages) -> Tensor:
+        """Return the score of each image, float64 [n]."""
+        return apply_head(self._embedder.embed_images(images), self._layers)
+
+
+def build_head_scorer(
+    info: ScorerInfo,
+    settings: AestheticSettings | AestheticV25Settings,
+    context: BuildContext,
+    *,
+    public: PublicFile,
+    read: Callable[[Mapping[str, Tensor], str], tuple[Affine, ...]],
+    require_its_model: Callable[[], None],
+    model: str,
+) -> HeadScorer:
+    """Build a scorer; its head is the public file unless the settings name another.
+
+    Args:
+        public: the published head.
+        read: named tensors, their file -> the head's layers.
+        require_its_model: refuses a model that the published head was not trained on.
+        model: as for `HeadScorer`.
+
+    Raises:
+        ScorerSettingsError: by `require_its_model`.
+        MissingWeightsError: the head or the model is missing and cannot be downloaded.
+        WrongWeightsError: the head or the model is not what it should be, or the two do not fit.
+    """
+    if settings.head is None:
+        require_its_model()
+    # The head comes first: it is small, and if it is missing, nobody should wait for the model.
+    path = resolve(settings.head, public, context.cache_dir)
+    if settings.head is not None and sha256_of(path) == public.sha256:
+        require_its_model()
+    layers = read(load_tensors(path), str(path))
+    return HeadScorer(info, shared_embedder(settings.clip, context), layers, source=str(path), model=model)
 
 
 def keys_of(prefixes: Sequence[str]) -> set[str]:

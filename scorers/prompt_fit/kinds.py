@@ -26,6 +26,7 @@ CLIP_SCORE = ScorerInfo(
     # One point; the scores of matching images and prompts are about 20 to 35.
     unit=1.0,
     range=(-100.0, 100.0),
+    limits=(-100.0, 100.0),
     scope="image",
 )
 
@@ -37,6 +38,7 @@ SIGLIP_SCORE = ScorerInfo(
     # Half of the CLIP score's: an even chance of a match is at about 11 points, CLIP's matching pairs have 20 to 35.
     unit=0.5,
     range=(-100.0, 100.0),
+    limits=(-100.0, 100.0),
     scope="image",
 )
 
@@ -57,6 +59,7 @@ TAG_RECALL = ScorerInfo(
     direction="maximize",
     unit=0.05,  # five percentage points
     range=(0.0, 1.0),
+    limits=(0.0, 1.0),
     scope="image",
 )
 
@@ -67,6 +70,7 @@ TEXT_IN_IMAGE = ScorerInfo(
     direction="maximize",
     unit=0.05,  # one more of twenty words
     range=(0.0, 1.0),
+    limits=(0.0, 1.0),
     scope="image",
 )
 

@@ -145,7 +145,7 @@ def test_a_relative_path_without_a_folder_is_refused() -> None:
         (
             "fid",
             {"refrence": "x"},
-            r"unknown key `refrence`: did you mean `reference`\?; `reference` is missing",
+            r"unknown key `refrence`: did you mean `reference`\?; `reference` is missing: give a folder of images",
         ),
         ("clip_score", {"clip": {"mdoel": "x"}}, r"unknown key `clip.mdoel`: did you mean `model`\?"),
         ("contrast", {"level": 1}, r"unknown key `level`: known here: none"),
