@@ -48,7 +48,7 @@ def _explain_one(finding: ErrorDetails, model: type[BaseModel]) -> str:
     if finding["type"] == "extra_forbidden":
         return f"unknown key `{where}`: {_advice(str(finding['loc'][-1]), _settings_at(model, finding['loc'][:-1]))}"
     if finding["type"] == "missing":
-        return f"`{where}` is missing"
+        return f"`{where}` is missing{_wanted(model, finding['loc'])}"
     message = _plain(finding["msg"].removeprefix("Value error, "))
     if not where:
         return message
@@ -56,6 +56,13 @@ def _explain_one(finding: ErrorDetails, model: type[BaseModel]) -> str:
     plain = isinstance(value, (str, int, float, bool, type(None)))
     got = f", got {value!r}" if plain and (not isinstance(value, str) or repr(value) not in message) else ""
     return f"`{where}`: {message[0].lower()}{message[1:]}{got}{_as_share(value)}"
+
+
+def _wanted(model: type[BaseModel], path: tuple[int | str, ...]) -> str:
+    """Return what a missing setting must be, where its field has a description."""
+    settings = _settings_at(model, path[:-1])
+    field = None if settings is None else settings.model_fields.get(str(path[-1]))
+    return f": give {field.description}" if field is not None and field.description else ""
 
 
 def _as_share(value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import (
     AfterValidator,
+    Field,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -47,6 +48,10 @@ def spec_path(text: str, info: ValidationInfo) -> str:
 
 #: A path in a spec. It may be relative to the folder of the spec, and is stored as an absolute path.
 SpecPath = Annotated[Path, AfterValidator(absolute_path)]
+
+
+#: A folder of images, searched recursively, that a scorer compares with.
+ReferencePath = Annotated[SpecPath, Field(description="a folder of images to compare with")]
 
 
 class ScorerSettings(FrozenSettings):

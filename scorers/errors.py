@@ -13,6 +13,9 @@ ScorerError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from basics.errors import MergetuneError
 
 
@@ -50,3 +53,21 @@ class ReferenceImagesError(ScorerError):
 
 class SuiteImagesError(ScorerError):
     """The rendered images cannot be scored."""
+
+
+@contextmanager
+def of_scorer(name: str) -> Iterator[None]:
+    """Begin the message of every error of options, files and packages with the scorer's name in the spec.
+
+    A spec may have several scorers of one kind, and an option such as `weights` is one of many.
+    """
+    try:
+        yield
+    except (
+        ScorerSettingsError,
+        MissingWeightsError,
+        MissingPackageError,
+        WrongWeightsError,
+        ReferenceImagesError,
+    ) as error:
+        raise type(error)(f"scorer {name!r}: {error}") from error

@@ -12,6 +12,7 @@ from scorers.weights.needs import Need
 
 Needs = Callable[[Any], tuple[Need, ...]]
 References = Callable[[Any], tuple[str, ...]]
+LoraNames = Callable[[Any], tuple[str, ...]]
 
 
 def no_needs(_settings: ScorerSettings | None) -> tuple[Need, ...]:
@@ -39,6 +40,9 @@ class ScorerKind:
     # The models whose renders of the same items it compares with: letters of parents, or absolute paths of checkpoints.
     # The scorer gets their images from `SuiteImages.of_reference`.
     references: References = no_references
+    # The LoRAs of the suite at whose items it looks, by file names without suffix; an empty tuple means any LoRA. None:
+    # it looks at items with and without LoRAs.
+    only_with_loras: LoraNames | None = None
 
 
 def by_name(*kinds: ScorerKind) -> dict[str, ScorerKind]:

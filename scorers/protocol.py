@@ -9,6 +9,7 @@ the prompts, without rendering or embedding anything again.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
 
 from scorers.errors import SuiteImagesError
@@ -41,8 +42,9 @@ class ScorerInfo:
     # in the mean over a suite that a person sees between two models. It is our judgement of comparable steps, not a
     # measurement, and it only weighs scores against each other. The comment beside each explains it.
     unit: float
-    range: tuple[float, float]  # nominal; values outside may occur
+    range: tuple[float, float]  # nominal, for people; values outside may occur
     scope: Scope
+    limits: tuple[float, float] = (-inf, inf)  # by definition: values outside cannot occur, and no bound may lie there
     min_images: int = 1  # with fewer, scoring is refused
     advised_images: int = 1  # with fewer, the score has a note
 

@@ -128,6 +128,17 @@ def references(kind: str, settings: config.ScorerSettings) -> tuple[str, ...]:
     return get_kind(kind).references(settings)
 
 
+def only_with_loras(kind: str, settings: config.ScorerSettings) -> tuple[str, ...] | None:
+    """Return the LoRAs at whose items alone a scorer looks, where an empty tuple means any; None: all items.
+
+    Raises:
+        UnknownScorerError: as `get_kind`.
+        BrokenPluginError: as `get_kind`.
+    """
+    names = get_kind(kind).only_with_loras
+    return None if names is None else names(settings)
+
+
 def require_named_files(kind: str, settings: config.ScorerSettings) -> None:
     """Refuse settings that name a file or folder which is not there.
 

@@ -23,8 +23,8 @@ from optimizer.personal.regression import (
     trained,
 )
 from optimizer.rendering.contact_sheet import to_tensor
+from scorers.aesthetics.heads import Affine
 from scorers.networks.clip import ClipEmbedder
-from scorers.networks.heads import Affine
 from scorers.preference.personal_head import PersonalHead, Training
 from studies.errors import RenderLostError
 from studies.files.artifacts import Artifacts

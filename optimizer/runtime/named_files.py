@@ -7,6 +7,7 @@ from pathlib import Path
 from optimizer.errors import LoraError
 from optimizer.merging.files.presence import require_checkpoint_at, require_lora_at
 from optimizer.rendering.folders import require_folders_of
+from scorers.errors import of_scorer
 from scorers.registry import parse_settings, require_named_files
 from studies.recipe.file import load_recipe_file
 from studies.spec.study import StudySpec
@@ -32,8 +33,10 @@ def require_files_of(spec: StudySpec) -> None:
         except LoraError as error:
             raise LoraError(f"a LoRA of the suite: {error}") from error
     require_folders_of(spec.suite)
-    for entry in spec.scorers.values():
-        require_named_files(entry.kind, parse_settings(entry.kind, entry.options, Path("/")))
+    for name, entry in spec.scorers.items():
+        settings = parse_settings(entry.kind, entry.options, Path("/"))
+        with of_scorer(name):
+            require_named_files(entry.kind, settings)
     for probe in spec.probes.recipes:
         if probe.recipe is None:
             load_recipe_file(probe.path)

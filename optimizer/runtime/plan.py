@@ -24,6 +24,7 @@ from optimizer.rendering.sameness import repeated_renders
 from optimizer.search.recipe_probes import check_recipe_files
 from optimizer.search.sampler import check_options, constraint_notes
 from optimizer.trial.image_counts import check_image_counts
+from optimizer.trial.image_shapes import shape_notes
 from optimizer.trial.objective import Objective
 from optimizer.trial.references import compared_files
 from scorers.protocol import ScorerInfo
@@ -121,7 +122,7 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     if spec.suite.prediction == "auto":
         called = filter(None, map(unmarked_flow_note, checkpoints))
         notes += [f"{note}: if it follows a flow, write `suite: {{prediction: flow}}`" for note in called]
-    notes += constraint_notes(spec)
+    notes += [*constraint_notes(spec), *shape_notes(spec)]
     notes += [*prompts.notes, *suite_loras.notes, *_counted_twice(ingredients, suite_loras)]
     notes += [note for name, info in infos.items() for note in info.notes(len(spec.suite.looked_at_by(name)))]
     return Plan(

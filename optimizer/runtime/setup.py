@@ -30,6 +30,7 @@ from optimizer.search.recipe_probes import with_recipes
 from optimizer.trial.evaluation import Evaluator
 from optimizer.trial.objective import Objective
 from optimizer.trial.references import LoadRenders, References, compared_parents
+from scorers.errors import of_scorer
 from scorers.protocol import BuildContext, Scorer, ScorerInfo
 from scorers.registry import build, parse_settings
 from studies.recipe.blueprint import Blueprint
@@ -205,8 +206,9 @@ def build_scorers(
     """
     context, scorers = BuildContext(device=str(device), cache_dir=cache_dir, in_turns=in_turns), {}
     for name, entry in spec.scorers.items():
-        with explain_out_of_memory(f"the scorer {name}", device):
-            scorers[name] = build(entry.kind, parse_settings(entry.kind, entry.options, Path("/")), context)
+        settings = parse_settings(entry.kind, entry.options, Path("/"))
+        with explain_out_of_memory(f"the scorer {name}", device), of_scorer(name):
+            scorers[name] = build(entry.kind, settings, context)
     return scorers
 
 

@@ -6,6 +6,10 @@ without a licence.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from scorers.config import ScorerSettings, SpecPath
 from scorers.kind import ScorerKind, by_name
 from scorers.protocol import ScorerInfo
@@ -21,6 +25,7 @@ ANIME_AESTHETIC = ScorerInfo(
     # A quarter of a point on a scale of ten, as for the aesthetic scorers, on a scale of six.
     unit=0.15,
     range=(0.0, 6.0),
+    limits=(0.0, 6.0),
     scope="image",
 )
 
@@ -31,6 +36,7 @@ CAFE = ScorerInfo(
     direction="maximize",
     unit=0.05,  # five percentage points
     range=(0.0, 1.0),
+    limits=(0.0, 1.0),
     scope="image",
 )
 
@@ -41,6 +47,7 @@ SHADOW = ScorerInfo(
     direction="maximize",
     unit=0.05,  # five percentage points
     range=(0.0, 1.0),
+    limits=(0.0, 1.0),
     scope="image",
 )
 
@@ -107,10 +114,16 @@ class ClassifierSettings(ScorerSettings):
     folder: SpecPath | None = None  # with the classifier's files; None: the pinned ones
 
 
+_WANTED_OF_SHADOW = (
+    "a folder with model.safetensors, config.json and preprocessor_config.json of aesthetic-shadow-v2; mergetune does "
+    "not download it, because of its licence (CC-BY-NC-4.0: not for commercial use)"
+)
+
+
 class ShadowSettings(ScorerSettings):
     """Options of `shadow`."""
 
-    folder: SpecPath  # with the classifier's files; they are not downloaded, because of their licence
+    folder: Annotated[SpecPath, Field(description=_WANTED_OF_SHADOW)]
 
 
 def _folder(files: tuple[HubFile, ...], named: SpecPath | None, *, fetched: bool = True) -> ModelFolder:

@@ -45,6 +45,7 @@ CLIP_IQA = ScorerInfo(
     direction="maximize",
     unit=0.05,  # five percentage points
     range=(0.0, 1.0),
+    limits=(0.0, 1.0),
     scope="image",
 )
 

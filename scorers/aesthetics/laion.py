@@ -8,15 +8,12 @@ were fitted to ratings from 1 to 10. The keys of a file tell which of the two it
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from basics.files import sha256_of
 from scorers.aesthetics import kinds
-from scorers.errors import ScorerSettingsError, WrongWeightsError
-from scorers.networks.clip import ClipEmbedder, shared_embedder
-from scorers.networks.heads import Affine, apply_head, input_width, keys_of, read_layers, wrong_keys
-from scorers.weights.fetch import resolve
-from scorers.weights.tensors import load_tensors
+from scorers.aesthetics.heads import Affine, HeadScorer, build_head_scorer, keys_of, read_layers, wrong_keys
+from scorers.errors import ScorerSettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scorers.aesthetics.kinds import AestheticSettings
-    from scorers.protocol import BuildContext, SuiteImages
+    from scorers.protocol import BuildContext
 
 _V1_PREFIXES = ("",)
 _V2_PREFIXES = tuple(f"layers.{index}." for index in (0, 2, 4, 6, 7))
@@ -53,42 +50,17 @@ CLIP_OF_THE_HEAD = frozenset(
 )  # at 224 pixels; embeddings of the model at 336 pixels have the same width
 
 
-class AestheticScorer:
-    """An aesthetic scorer: a LAION head on a CLIP embedding. The head is tiny and stays on the CPU."""
-
-    info = kinds.AESTHETIC
-
-    def __init__(self, embedder: ClipEmbedder, layers: tuple[Affine, ...], source: str) -> None:
-        width = input_width(layers)
-        if width != embedder.width:
-            raise WrongWeightsError(
-                f"{source} is a head for CLIP embeddings of width {width}, this CLIP gives {embedder.width}: "
-                "use the CLIP that the head was trained on"
-            )
-        self._embedder = embedder
-        self._layers = layers
-
-    def score(self, images: SuiteImages) -> Tensor:
-        """Return the aesthetic score of each image, float64 [n], nominally 1..10."""
-        return apply_head(self._embedder.embed_images(images), self._layers)
-
-
-def build(settings: AestheticSettings, context: BuildContext) -> AestheticScorer:
-    """Build an aesthetic scorer; its head is the pinned v2 file unless the settings name another.
-
-    Raises:
-        ScorerSettingsError: the LAION head was not trained on the CLIP of the settings.
-        MissingWeightsError: the head or CLIP is missing and cannot be downloaded.
-        WrongWeightsError: the head or CLIP is not what it should be, or the two do not fit.
-    """
-    if settings.head is None:
-        _require_its_clip(settings)
-    # The head comes first: it is small, and if it is missing, nobody should wait for CLIP.
-    path = resolve(settings.head, kinds.AESTHETIC_V2, context.cache_dir)
-    if settings.head is not None and sha256_of(path) == kinds.AESTHETIC_V2.sha256:
-        _require_its_clip(settings)
-    layers = read_head(load_tensors(path), str(path))
-    return AestheticScorer(shared_embedder(settings.clip, context), layers, str(path))
+def build(settings: AestheticSettings, context: BuildContext) -> HeadScorer:
+    """Build a scorer, nominally 1..10; raises as `build_head_scorer`."""
+    return build_head_scorer(
+        kinds.AESTHETIC,
+        settings,
+        context,
+        public=kinds.AESTHETIC_V2,
+        read=read_head,
+        require_its_model=partial(_require_its_clip, settings),
+        model="CLIP",
+    )
 
 
 def _require_its_clip(settings: AestheticSettings) -> None:

@@ -8,15 +8,12 @@ SigLIP is open_clip's, which computes GELU exactly; the author's, of transformer
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from basics.files import sha256_of
 from scorers.aesthetics import kinds
-from scorers.errors import ScorerSettingsError, WrongWeightsError
-from scorers.networks.clip import ClipEmbedder, shared_embedder
-from scorers.networks.heads import Affine, apply_head, input_width, keys_of, read_layers, wrong_keys
-from scorers.weights.fetch import resolve
-from scorers.weights.tensors import load_tensors
+from scorers.aesthetics.heads import Affine, HeadScorer, build_head_scorer, keys_of, read_layers, wrong_keys
+from scorers.errors import ScorerSettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scorers.aesthetics.kinds import AestheticV25Settings
-    from scorers.protocol import BuildContext, SuiteImages
+    from scorers.protocol import BuildContext
 
 _PREFIXES = tuple(f"scoring_head.{index}." for index in (0, 2, 4, 6, 8))
 _WIDTHS = (1024, 128, 64, 16, 1)
@@ -46,41 +43,17 @@ def read_head(state: Mapping[str, Tensor], source: str) -> tuple[Affine, ...]:
     return read_layers(state, _PREFIXES, _WIDTHS, source)
 
 
-class AestheticV25Scorer:
-    """A scorer by the head on a SigLIP embedding. The head is tiny and stays on the CPU."""
-
-    info = kinds.AESTHETIC_V25
-
-    def __init__(self, embedder: ClipEmbedder, layers: tuple[Affine, ...], source: str) -> None:
-        if input_width(layers) != embedder.width:
-            raise WrongWeightsError(
-                f"{source} is a head for embeddings of width {input_width(layers)}, this SigLIP gives "
-                f"{embedder.width}: use the SigLIP that the head was trained on"
-            )
-        self._embedder = embedder
-        self._layers = layers
-
-    def score(self, images: SuiteImages) -> Tensor:
-        """Return the aesthetic score of each image, float64 [n], nominally 1..10."""
-        return apply_head(self._embedder.embed_images(images), self._layers)
-
-
-def build(settings: AestheticV25Settings, context: BuildContext) -> AestheticV25Scorer:
-    """Build a scorer; its head is the pinned file unless the settings name another.
-
-    Raises:
-        ScorerSettingsError: the published head was not trained on the model of the settings.
-        MissingWeightsError: the head or SigLIP is missing and cannot be downloaded.
-        WrongWeightsError: the head or SigLIP is not what it should be, or the two do not fit.
-    """
-    if settings.head is None:
-        _require_its_siglip(settings)
-    # The head comes first: it is small, and if it is missing, nobody should wait for SigLIP.
-    path = resolve(settings.head, kinds.AESTHETIC_V25_HEAD, context.cache_dir)
-    if settings.head is not None and sha256_of(path) == kinds.AESTHETIC_V25_HEAD.sha256:
-        _require_its_siglip(settings)
-    layers = read_head(load_tensors(path), str(path))
-    return AestheticV25Scorer(shared_embedder(settings.clip, context), layers, str(path))
+def build(settings: AestheticV25Settings, context: BuildContext) -> HeadScorer:
+    """Build a scorer, nominally 1..10; raises as `build_head_scorer`."""
+    return build_head_scorer(
+        kinds.AESTHETIC_V25,
+        settings,
+        context,
+        public=kinds.AESTHETIC_V25_HEAD,
+        read=read_head,
+        require_its_model=partial(_require_its_siglip, settings),
+        model="SigLIP",
+    )
 
 
 def _require_its_siglip(settings: AestheticV25Settings) -> None:

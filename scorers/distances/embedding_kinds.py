@@ -5,7 +5,7 @@ No torch here: the command line lists scorers without it.
 
 from __future__ import annotations
 
-from scorers.config import ClipModelSettings, ScorerSettings, SpecPath
+from scorers.config import ClipModelSettings, ReferencePath, ScorerSettings, SpecPath
 from scorers.distances.kinds import SET_ADVISED_IMAGES, SET_MIN_IMAGES
 from scorers.kind import ScorerKind, by_name
 from scorers.networks.clip_files import ClipNeed
@@ -22,6 +22,7 @@ CMMD = ScorerInfo(
     # square of the distance.
     unit=0.1,
     range=(0.0, 10.0),
+    limits=(0.0, 2000.0),  # biased: 1000 times the square of a distance of at most the root of 2
     scope="set",
     min_images=SET_MIN_IMAGES,
     advised_images=SET_ADVISED_IMAGES,
@@ -34,6 +35,7 @@ FD_DINOV2 = ScorerInfo(
     direction="minimize",
     unit=1.0,  # the builder replaces it by 5 % of the references' spread, as for `frechet`
     range=(0.0, float("inf")),
+    limits=(0.0, float("inf")),
     scope="set",
     min_images=SET_MIN_IMAGES,
     advised_images=SET_ADVISED_IMAGES,
@@ -56,14 +58,14 @@ DINOV2 = HubFile(
 class CmmdSettings(ScorerSettings):
     """Options of `cmmd`."""
 
-    reference: SpecPath  # folder of images, searched recursively
+    reference: ReferencePath
     clip: ClipModelSettings = CLIP_OF_CMMD
 
 
 class Dinov2Settings(ScorerSettings):
     """Options of `fd_dinov2`."""
 
-    reference: SpecPath  # folder of images, searched recursively
+    reference: ReferencePath
     weights: SpecPath | None = None  # Meta's file or timm's; None: timm's from the hub
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from scorers.config import ScorerSettings, SpecPath
+from scorers.config import ReferencePath, ScorerSettings, SpecPath
 from scorers.kind import Needs, ScorerKind, by_name
 from scorers.protocol import ScorerInfo
 from scorers.weights.needs import Need, OwnFile, ReferenceFolder, WeightNeed
@@ -28,6 +28,7 @@ FID = ScorerInfo(
     # A twentieth of the value of clean images against clean images at n = 32.
     unit=10.0,
     range=(0.0, 500.0),
+    limits=(0.0, float("inf")),
     scope="set",
     min_images=SET_MIN_IMAGES,
     advised_images=SET_ADVISED_IMAGES,
@@ -55,6 +56,7 @@ FRECHET = ScorerInfo(
     # set, unless the settings give a unit.
     unit=1.0,
     range=(0.0, float("inf")),
+    limits=(0.0, float("inf")),
     scope="set",
     min_images=SET_MIN_IMAGES,
     advised_images=SET_ADVISED_IMAGES,
@@ -81,6 +83,7 @@ TONE = ScorerInfo(
     # uniform color spaces, https://doi.org/10.1002/col.5080190207).
     unit=2.3,
     range=(0.0, 100.0),
+    limits=(0.0, float("inf")),
     scope="set",
     # Unlike the distances above, a few pictures have many pixels. But what they show decides on their colours.
     advised_images=SET_MIN_IMAGES,
@@ -102,22 +105,22 @@ FID_INCEPTION = PublicFile(
 class InceptionSettings(ScorerSettings):
     """Options of `fid` and `kid`."""
 
-    reference: SpecPath  # folder of images, searched recursively
+    reference: ReferencePath
     weights: SpecPath | None = None  # FID Inception in torch-fidelity's format; None: the pinned file
 
 
 class ToneSettings(ScorerSettings):
     """Options of `tone`."""
 
-    reference: SpecPath  # folder of images, searched recursively; one is enough
+    reference: ReferencePath  # one is enough
 
 
 class NetworkSettings(ScorerSettings):
     """Options of `frechet` and `kernel`."""
 
-    reference: SpecPath  # folder of images, searched recursively
-    network: str  # a timm architecture
-    weights: SpecPath  # its weights
+    reference: ReferencePath
+    network: Annotated[str, Field(description="a timm architecture")]
+    weights: Annotated[SpecPath, Field(description="the weight file of `network`")]
     input_size: Annotated[int, Field(ge=16, le=2048)] | None = None  # pixels; None: the network's own
     unit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # None: 5 % of the references' spread
 

@@ -24,6 +24,7 @@ FIDELITY = ScorerInfo(
     # Renders of a merge and of its parents lie some 0.05 to 0.3 apart in cosine.
     unit=0.01,
     range=(-1.0, 1.0),
+    limits=(-1.0, 1.0),
     scope="image",
 )
 
@@ -31,7 +32,7 @@ FIDELITY = ScorerInfo(
 class FidelitySettings(ScorerSettings):
     """Options of `fidelity`."""
 
-    to: str  # a parent's letter, or a checkpoint file
+    to: Annotated[str, Field(description="a parent's letter, such as A, or a checkpoint file")]
     by: Literal["clip", "ssim", "network"] = "clip"
     clip: ClipModelSettings = ClipModelSettings()
     network: str | None = None  # a timm architecture

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from scorers.errors import WrongWeightsError
+from scorers.networks.state_dict import first_finding, layer_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,10 +107,8 @@ def load_blip_reward(state: Mapping[str, Tensor], source: str) -> BlipReward:
         network = BlipReward(_image_config(state), _text_config(state))
         network.load_state_dict(_as_transformers(state), strict=True)
     except (RuntimeError, ValueError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = (lines[1] if len(lines) > 1 else lines[0])[:300]
         raise WrongWeightsError(
-            f"{source} does not hold ImageReward ({reason}): give another file with option 'weights'"
+            f"{source} does not hold ImageReward ({first_finding(error)}): give another file with option 'weights'"
         ) from error
     return network.float().eval().requires_grad_(requires_grad=False)
 
@@ -119,7 +118,7 @@ def _image_config(state: Mapping[str, Tensor]) -> BlipVisionConfig:
     return BlipVisionConfig(
         hidden_size=width,
         intermediate_size=state[f"{_IMAGE}blocks.0.mlp.fc1.weight"].shape[0],
-        num_hidden_layers=_count(state, f"{_IMAGE}blocks."),
+        num_hidden_layers=layer_count(state, f"{_IMAGE}blocks."),
         num_attention_heads=max(width // _HEAD_WIDTH, 1),
         image_size=patch * math.isqrt(state[f"{_IMAGE}pos_embed"].shape[1] - 1),
         patch_size=patch,
@@ -135,7 +134,7 @@ def _text_config(state: Mapping[str, Tensor]) -> BlipTextConfig:
         hidden_size=width,
         encoder_hidden_size=state[f"{_IMAGE}patch_embed.proj.weight"].shape[0],
         intermediate_size=state[f"{_TEXT}encoder.layer.0.intermediate.dense.weight"].shape[0],
-        num_hidden_layers=_count(state, f"{_TEXT}encoder.layer."),
+        num_hidden_layers=layer_count(state, f"{_TEXT}encoder.layer."),
         num_attention_heads=max(width // _HEAD_WIDTH, 1),
         max_position_embeddings=state[f"{_TEXT}embeddings.position_embeddings.weight"].shape[0],
         hidden_act="gelu",
@@ -163,7 +162,3 @@ def _in_image_tower(name: str) -> str:
         if (match := pattern.fullmatch(name)) is not None:
             return match.expand(replacement)
     return name
-
-
-def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    return len({name.removeprefix(prefix).split(".", 1)[0] for name in state if name.startswith(prefix)})

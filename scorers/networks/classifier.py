@@ -7,6 +7,7 @@ opened here, as every other.
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,9 @@ _INTERPOLATIONS: dict[Image.Resampling, Interpolation] = {
     Image.Resampling.BILINEAR: "bilinear",
     Image.Resampling.BICUBIC: "bicubic",
 }
+
+
+_RESCALE_FACTOR = 1 / 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +94,7 @@ def read_preprocess(path: Path) -> Preprocess:
     """Read a preprocessor_config.json that resizes to a fixed height and width, and normalises.
 
     Raises:
-        WrongWeightsError: it is not one, or crops.
+        WrongWeightsError: it is not one, or does something else.
     """
     config = _read_mapping(path)
     size = config.get("size")
@@ -102,10 +106,10 @@ def read_preprocess(path: Path) -> Preprocess:
         resample = Image.Resampling(config.get("resample", Image.Resampling.BILINEAR))
     except (KeyError, TypeError, ValueError) as error:
         raise _not_a_preprocessor(path, first_line(error)) from error
-    if resample not in _INTERPOLATIONS or len(mean) != 3 or len(std) != 3:
+    if resample not in _INTERPOLATIONS or len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
         raise _not_a_preprocessor(path, "resampling or normalisation is another")
-    if config.get("do_center_crop"):
-        raise _not_a_preprocessor(path, "it crops")
+    if (difference := _difference(config)) is not None:
+        raise _not_a_preprocessor(path, difference)
     return Preprocess(
         size=(height, width),
         mean=mean,
@@ -113,6 +117,19 @@ def read_preprocess(path: Path) -> Preprocess:
         interpolation=_INTERPOLATIONS[resample],
         resize_mode="squash",
     )
+
+
+def _difference(config: dict[str, Any]) -> str | None:
+    """Return what a preprocessor does otherwise than to resize, to scale to 0..1 and to normalise; None: nothing."""
+    if config.get("do_center_crop"):
+        return "it crops"
+    for key in ("do_resize", "do_rescale", "do_normalize"):
+        if config.get(key, True) is not True:
+            return f"it has {key}: false"
+    scale = config.get("rescale_factor", _RESCALE_FACTOR)
+    if not isinstance(scale, int | float) or not math.isclose(scale, _RESCALE_FACTOR, rel_tol=1e-6):
+        return f"its rescale_factor is {str(scale)[:20]}, not 1/255"
+    return None
 
 
 def _not_a_preprocessor(path: Path, reason: str) -> WrongWeightsError:

@@ -23,13 +23,14 @@ from open_clip.model import convert_to_custom_text_state_dict
 
 from basics.files import sha256_of
 from basics.foreign import read_json
-from basics.messages import first_line
+from basics.messages import first_line, nearest
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
 from scorers.networks.clip_files import architecture_file, fetch_tag, tag_config
 from scorers.networks.digest import digest_of
 from scorers.networks.inference import BATCH_SIZE, Runner
 from scorers.networks.siglip_tokenizer import SigLipTokenizer
+from scorers.networks.state_dict import first_finding
 from scorers.networks.tokenizer_files import SETTING as TOKENIZER_SETTING
 from scorers.networks.tokenizer_files import is_of_siglip, resolve_tokenizer
 from scorers.weights.fetch import existing_file
@@ -149,7 +150,7 @@ def load_embedder(settings: ClipModelSettings, device: str = "cpu", *, in_turns:
     """
     plan = plan_model(settings)
     model = make_model(plan.config)
-    load_weights(model, plan.file)
+    load_weights(model, plan.file, settings.model)
     preprocess = preprocess_of(model.visual.image_size, plan.normalisation)
     return ClipEmbedder(
         model,
@@ -214,22 +215,28 @@ def make_model(config: dict[str, Any]) -> Any:
         ) from error
 
 
-def load_weights(model: Any, path: Path) -> None:
+def load_weights(model: Any, path: Path, architecture: str) -> None:
     """Load the tensors of a file into an open_clip model; every key must fit.
 
     open_clip.load_checkpoint is not used, because it silently resamples position embeddings of another image size.
 
+    Args:
+        architecture: the model's name, for messages.
+
     Raises:
         WrongWeightsError: the file cannot be opened safely, or does not fit the model.
     """
-    load_state(model, read_state(path), str(path))
+    advice = "give its weights with `clip.pretrained`, or name the file's architecture with `clip.model`"
+    load_state(model, read_state(path), str(path), expected=f"the CLIP architecture {architecture}", advice=advice)
 
 
-def load_state(model: Any, state: dict[str, Tensor], source: str) -> None:
+def load_state(model: Any, state: dict[str, Tensor], source: str, *, expected: str, advice: str) -> None:
     """Load named tensors into an open_clip model; every key must fit.
 
     Args:
         source: their file, for messages.
+        expected: the model, for messages.
+        advice: what to do if they do not fit.
 
     Raises:
         WrongWeightsError: they do not fit the model.
@@ -243,16 +250,15 @@ def load_state(model: Any, state: dict[str, Tensor], source: str) -> None:
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise WrongWeightsError(f"{source} does not fit the CLIP architecture: {_first_finding(error)}") from error
+        raise WrongWeightsError(f"{source} does not fit {expected} ({first_finding(error)}): {advice}") from error
 
 
 def read_state(path: Path, trusted_archives: frozenset[str] | None = None) -> dict[str, Tensor]:
     """Read the tensors of a CLIP file.
 
     Args:
-        trusted_archives: sha256 of the TorchScript archives that may be opened, which can run code; by default those
-        that
-            OpenAI published (see `openai_digests`).
+        trusted_archives: sha256 of the TorchScript archives that may be opened, which can run code; by default
+            those that OpenAI published (see `openai_digests`).
 
     Raises:
         WrongWeightsError: the file is an untrusted TorchScript archive, or not a file of plain tensors.
@@ -349,9 +355,9 @@ def _own_config(settings: ClipModelSettings) -> dict[str, Any] | None:
 def _builtin_config(model: str) -> dict[str, Any]:
     config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
     if config is None:
+        names = ", ".join(nearest(model, open_clip.list_models(), count=3)) or "those of open_clip.list_models()"
         raise ScorerSettingsError(
-            f"open_clip has no architecture {model!r}: choose one of open_clip.list_models(), or "
-            "set config_dir for one of your own"
+            f"open_clip has no architecture {model!r}: use one such as {names}, or set config_dir for one of your own"
         )
     return dict(config)
 
@@ -390,9 +396,3 @@ def _needs_quick_gelu(settings: ClipModelSettings, config: Mapping[str, Any], ta
             f"to the open_clip tag of the file, one of {', '.join(tags)}"
         )
     return False
-
-
-def _first_finding(error: RuntimeError) -> str:
-    """Return the first finding of load_state_dict, on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[1] if len(lines) > 1 else lines[0])[:300]

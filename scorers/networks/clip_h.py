@@ -14,6 +14,7 @@ from basics.files import sha256_of
 from scorers.errors import WrongWeightsError
 from scorers.networks.clip import ClipEmbedder, load_state, make_model, make_tokenizer, preprocess_of
 from scorers.networks.digest import digest_of
+from scorers.networks.state_dict import layer_count
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -57,7 +58,8 @@ def make_embedder(
     """
     config = clip_h_config(state, str(path))
     model = make_model(config)
-    load_state(model, state, str(path))
+    advice = "give another file with option 'weights'"
+    load_state(model, state, str(path), expected="a CLIP ViT-H/14", advice=advice)
     preprocess = preprocess_of(model.visual.image_size, {"resize_mode": resize_mode})
     return ClipEmbedder(
         model,
@@ -101,17 +103,13 @@ def clip_h_config(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
             "patch_size": patch,
             "width": width,
             "head_width": _IMAGE_HEAD,
-            "layers": _layers(state, "visual.transformer.resblocks."),
+            "layers": layer_count(state, "visual.transformer.resblocks."),
         },
         "text_cfg": {
             "context_length": state["positional_embedding"].shape[0],
             "vocab_size": state["token_embedding.weight"].shape[0],
             "width": text_width,
             "heads": text_width // _TEXT_HEAD,
-            "layers": _layers(state, "transformer.resblocks."),
+            "layers": layer_count(state, "transformer.resblocks."),
         },
     }
-
-
-def _layers(state: Mapping[str, Tensor], prefix: str) -> int:
-    return len({name.removeprefix(prefix).split(".", 1)[0] for name in state if name.startswith(prefix)})

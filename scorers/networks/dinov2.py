@@ -12,8 +12,8 @@ from basics.files import sha256_of
 from scorers.errors import WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
 from scorers.networks.digest import digest_of
-from scorers.networks.features import first_finding
 from scorers.networks.inference import Runner
+from scorers.networks.state_dict import first_finding
 from scorers.weights.tensors import load_tensors
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from basics.files import sha256_of
@@ -15,6 +16,7 @@ from scorers.errors import ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
 from scorers.networks.digest import digest_of
 from scorers.networks.inference import Runner
+from scorers.networks.state_dict import first_finding
 from scorers.weights.fetch import existing_file
 from scorers.weights.tensors import load_tensors
 
@@ -66,6 +68,13 @@ class TimmFeatures:
     Images are resized to a square, ignoring their aspect ratio, so that the whole picture counts. Renders are mostly
     square anyway.
 
+    A vision transformer that takes images of one size only has its position embeddings resampled for another, as timm
+    does it.
+
+    Args:
+        network: an architecture of timm, or one with the tag of its weights, as `vit_small_patch14_dinov2.lvd142m`: the
+            normalisation is that of the tag.
+
     Raises:
         ScorerSettingsError: timm has no such network, or it does not take the input size.
         WrongWeightsError: the file does not hold this network's weights.
@@ -81,9 +90,10 @@ class TimmFeatures:
         in_turns: bool = False,
     ) -> None:
         self._network = _load_timm(network, load_tensors(weights_file), weights_file)
+        default = _made_for(self._network, network, input_size)
         self._network.eval().requires_grad_(requires_grad=False)
         self._runner = Runner(self._network, device, in_turns=in_turns)
-        self.preprocess = timm_preprocess(network, self._network.pretrained_cfg, input_size)
+        self.preprocess = timm_preprocess(network, default, input_size)
         self.digest = digest_of(network, sha256_of(weights_file), repr(self.preprocess))
 
     def embed(self, images: Sequence[Tensor]) -> Tensor:
@@ -132,6 +142,28 @@ def timm_preprocess(network: str, default: Mapping[str, Any], input_size: int | 
     )
 
 
+def _made_for(model: Any, network: str, input_size: int | None) -> Mapping[str, Any]:
+    """Make a vision transformer of a fixed size take another, and return its `default_cfg` for it.
+
+    Raises:
+        ScorerSettingsError: the size is no multiple of its patches.
+    """
+    default: dict[str, Any] = model.pretrained_cfg
+    if not isinstance(model, VisionTransformer) or not default.get("fixed_input_size"):
+        return default
+    own = int(default["input_size"][-1])
+    if input_size in (None, own):
+        return default
+    patch = model.patch_embed.patch_size[0]
+    if input_size % patch:
+        raise ScorerSettingsError(
+            f"network {network!r} takes images of {own} pixels, or of another multiple of {patch}, got input_size "
+            f"{input_size}: give {max(round(input_size / patch), 1) * patch}, or leave it out"
+        )
+    model.set_input_size(img_size=(input_size, input_size))
+    return {**default, "input_size": (3, input_size, input_size)}
+
+
 def _make_inception(state: dict[str, Tensor], source: Path) -> torch.nn.Module:
     # torch-fidelity's constructor downloads or unpickles a file, and takes no state. So it gets a file in memory,
     # written here from tensors that were opened safely.
@@ -156,9 +188,7 @@ def _load_timm(network: str, state: dict[str, Tensor], source: Path) -> Any:
         ScorerSettingsError: timm has no such network.
         WrongWeightsError: the weights do not fit it.
     """
-    if network not in timm.list_models():
-        names = ", ".join(nearest(network, timm.list_models(), count=3)) or "those of timm.list_models()"
-        raise ScorerSettingsError(f"timm has no network {network!r}: use one such as {names}")
+    _check_name(network)
     config = timm.get_pretrained_cfg(network, allow_unregistered=True)
     classifier = state.get(f"{getattr(config, 'classifier', None)}.weight")
     classes = 0 if classifier is None else classifier.shape[0]
@@ -172,7 +202,13 @@ def _load_timm(network: str, state: dict[str, Tensor], source: Path) -> Any:
     return model
 
 
-def first_finding(error: RuntimeError) -> str:
-    """Return the first finding of load_state_dict, on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[1] if len(lines) > 1 else lines[0])[:300]
+def _check_name(network: str) -> None:
+    """Refuse a name of a network, or a tag behind its point, that timm does not have."""
+    architecture, _, tag = network.partition(".")
+    if architecture not in timm.list_models():
+        names = ", ".join(nearest(architecture, timm.list_models(), count=3)) or "those of timm.list_models()"
+        raise ScorerSettingsError(f"timm has no network {network!r}: use one such as {names}")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if tag and network not in tagged:
+        known = ", ".join(tagged) or "the name without a tag"
+        raise ScorerSettingsError(f"timm has no weights {tag!r} of {architecture!r}: use {known}")

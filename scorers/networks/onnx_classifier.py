@@ -16,7 +16,7 @@ from scorers.errors import WrongWeightsError
 from scorers.images import Preprocess, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scorers.protocol import SuiteImages
 
 _INPUT, _OUTPUT = "input", "output"
+_TOLERANCE = 1e-3  # of the sum of a row in float32; networks are published in half precision too
 
 
 class OnnxClassifier:
@@ -44,11 +45,25 @@ class OnnxClassifier:
             raise WrongWeightsError(
                 f"{network} does not give the {len(self.labels)} labels of {meta}: take both from one"
             )
-        self._key = key
+        self._path, self._key = network, key
 
     def probabilities(self, images: SuiteImages) -> Tensor:
-        """Return the probability of each label for each image: float64 [n, labels]; a row adds up to 1."""
-        return images.memo(("onnx classifier", self._key), lambda: torch.stack([*map(self._run, images.images)]))
+        """Return the probability of each label for each image: float64 [n, labels]; a row adds up to 1.
+
+        Raises:
+            WrongWeightsError: the network gives no probabilities.
+        """
+        return images.memo(("onnx classifier", self._key), lambda: self._all(images.images))
+
+    def _all(self, images: Sequence[Tensor]) -> Tensor:
+        found = torch.stack([*map(self._run, images)])
+        total, least = float(found[0].sum()), float(found[0].min())
+        if not (abs(total - 1) < _TOLERANCE and least >= 0):
+            raise WrongWeightsError(
+                f"{self._path} does not end in a softmax: expected probabilities that add up to 1, got {total:.4g}, "
+                f"with {least:.4g} as the least: give the network as its author publishes it"
+            )
+        return found
 
     def _run(self, image: Tensor) -> Tensor:
         inputs = prepare(image.cpu(), self.preprocess)[None].numpy()

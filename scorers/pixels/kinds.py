@@ -16,6 +16,7 @@ SHARPNESS = ScorerInfo(
     direction="maximize",
     unit=1.0,  # one grey level of 255
     range=(0.0, 100.0),
+    limits=(0.0, float("inf")),
     scope="image",
 )
 
@@ -26,6 +27,7 @@ CONTRAST = ScorerInfo(
     direction="maximize",
     unit=0.02,  # five grey levels
     range=(0.0, 0.5),
+    limits=(0.0, 0.5),
     scope="image",
 )
 
@@ -36,6 +38,7 @@ COLOURFULNESS = ScorerInfo(
     direction="maximize",
     unit=5.0,  # a third of a step on the authors' verbal scale (15, 33, 45, 59, 82, 109)
     range=(0.0, 110.0),
+    limits=(0.0, float("inf")),
     scope="image",
 )
 
@@ -46,6 +49,7 @@ CLIPPING = ScorerInfo(
     direction="minimize",
     unit=0.02,  # two percent of the pixels
     range=(0.0, 1.0),
+    limits=(0.0, 1.0),
     scope="image",
 )
 
@@ -57,6 +61,7 @@ DUPLICATE_SUBJECT = ScorerInfo(
     # A tenth of the way from no resemblance to two equal halves.
     unit=0.1,
     range=(0.0, 1.0),
+    limits=(-1.0, 1.0),
     scope="image",
 )
 

@@ -21,6 +21,7 @@ PICKSCORE = ScorerInfo(
     # today's models are about 18 to 24.
     unit=0.2,
     range=(-100.0, 100.0),
+    limits=(-100.0, 100.0),
     scope="image",
 )
 
@@ -44,6 +45,7 @@ HPS = ScorerInfo(
     # As for PickScore: in training the cosine had a factor of about 100. The scores of models are about 20 to 35.
     unit=0.2,
     range=(-100.0, 100.0),
+    limits=(-100.0, 100.0),
     scope="image",
 )
 

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from basics.files import replace_file
+from scorers.aesthetics.heads import Affine, keys_of, read_layers, wrong_keys
 from scorers.errors import WrongWeightsError
-from scorers.networks.heads import Affine, keys_of, read_layers, wrong_keys
 from scorers.weights.tensors import load_tensors
 
 if TYPE_CHECKING:

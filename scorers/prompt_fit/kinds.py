@@ -5,13 +5,17 @@ No torch here: the command line lists scorers without it.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from scorers.config import ClipModelSettings, ScorerSettings, SpecPath
 from scorers.kind import ScorerKind, by_name
 from scorers.networks.clip_files import ClipNeed
 from scorers.networks.tokenizer_files import TokenizerNeed
 from scorers.protocol import ScorerInfo
 from scorers.weights.folder import ModelFolder
-from scorers.weights.needs import Need, Package
+from scorers.weights.needs import Need, Package, ReferenceFolder
 from scorers.weights.public import HubFile
 
 CLIP_SCORE = ScorerInfo(
@@ -22,6 +26,7 @@ CLIP_SCORE = ScorerInfo(
     # One point; the scores of matching images and prompts are about 20 to 35.
     unit=1.0,
     range=(-100.0, 100.0),
+    limits=(-100.0, 100.0),
     scope="image",
 )
 
@@ -33,6 +38,17 @@ SIGLIP_SCORE = ScorerInfo(
     # Half of the CLIP score's: an even chance of a match is at about 11 points, CLIP's matching pairs have 20 to 35.
     unit=0.5,
     range=(-100.0, 100.0),
+    limits=(-100.0, 100.0),
+    scope="image",
+)
+
+LORA_COMPATIBILITY = ScorerInfo(
+    name="lora_compatibility",
+    label="LoRA compatibility",
+    summary="how well images with a LoRA on top fit the LoRA's reference pictures, or else their prompt, by CLIP",
+    direction="maximize",
+    unit=1.0,  # as the CLIP score's: both are 100 x a cosine
+    range=(-100.0, 100.0),
     scope="image",
 )
 
@@ -43,6 +59,7 @@ TAG_RECALL = ScorerInfo(
     direction="maximize",
     unit=0.05,  # five percentage points
     range=(0.0, 1.0),
+    limits=(0.0, 1.0),
     scope="image",
 )
 
@@ -53,6 +70,7 @@ TEXT_IN_IMAGE = ScorerInfo(
     direction="maximize",
     unit=0.05,  # one more of twenty words
     range=(0.0, 1.0),
+    limits=(0.0, 1.0),
     scope="image",
 )
 
@@ -94,6 +112,14 @@ class ClipScoreSettings(ScorerSettings):
     clip: ClipModelSettings = ClipModelSettings()
 
 
+class LoraCompatibilitySettings(ScorerSettings):
+    """Options of `lora_compatibility`."""
+
+    lora: Annotated[str, Field(min_length=1)] | None = None  # file name without suffix; None: items with any LoRA
+    reference: SpecPath | None = None  # folder of the LoRA's pictures, searched recursively; None: the prompts
+    clip: ClipModelSettings = ClipModelSettings()
+
+
 class TextSettings(ScorerSettings):
     """Options of `text_in_image`, which has none."""
 
@@ -129,6 +155,16 @@ def _clip_needs(settings: ClipScoreSettings | None) -> tuple[Need, ...]:
     return (ClipNeed(settings=(settings or ClipScoreSettings()).clip),)
 
 
+def _lora_needs(settings: LoraCompatibilitySettings | None) -> tuple[Need, ...]:
+    found = settings or LoraCompatibilitySettings()
+    clip = ClipNeed(settings=found.clip)
+    return (clip,) if found.reference is None else (ReferenceFolder(named=found.reference), clip)
+
+
+def _lora_names(settings: LoraCompatibilitySettings) -> tuple[str, ...]:
+    return () if settings.lora is None else (settings.lora,)
+
+
 def _siglip_needs(settings: SigLipScoreSettings | None) -> tuple[Need, ...]:
     clip = (settings or SigLipScoreSettings()).clip
     return ClipNeed(settings=clip), TokenizerNeed(settings=clip)
@@ -146,6 +182,13 @@ KINDS = by_name(
         settings=SigLipScoreSettings,
         builder="scorers.prompt_fit.siglip_score:build",
         needs=_siglip_needs,
+    ),
+    ScorerKind(
+        info=LORA_COMPATIBILITY,
+        settings=LoraCompatibilitySettings,
+        builder="scorers.prompt_fit.lora_compatibility:build",
+        needs=_lora_needs,
+        only_with_loras=_lora_names,
     ),
     ScorerKind(
         info=TAG_RECALL,

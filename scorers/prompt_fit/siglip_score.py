@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scorers.errors import ScorerSettingsError
-from scorers.networks.clip import ClipEmbedder, architecture_of, shared_embedder
-from scorers.networks.tokenizer_files import is_of_siglip, resolve_tokenizer
+from scorers.networks.clip import ClipEmbedder, architecture_of, make_tokenizer, shared_embedder
+from scorers.networks.tokenizer_files import is_of_siglip
 from scorers.prompt_fit.clip_score import clip_score
 from scorers.prompt_fit.kinds import SIGLIP_SCORE
 
@@ -50,8 +50,6 @@ def build(settings: SigLipScoreSettings, context: BuildContext) -> SigLipScorer:
             f"siglip_score expects a SigLIP, got {settings.clip.model}: choose one of open_clip's, such as "
             "ViT-SO400M-14-SigLIP-384, or use clip_score"
         )
-    # The tokenizer comes first: it is small, and if it is missing, nobody should wait for the weights.
-    resolve_tokenizer(settings.clip.tokenizer, text_config)
-    embedder = shared_embedder(settings.clip, context)
-    _ = embedder.tokenizer  # if it is another's, nobody should wait for the first images
-    return SigLipScorer(embedder)
+    # The tokenizer comes first: it is small, and if it is missing or another's, nobody should wait for the weights.
+    make_tokenizer(settings.clip.model, text_config, settings.clip.tokenizer)
+    return SigLipScorer(shared_embedder(settings.clip, context))

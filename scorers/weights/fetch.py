@@ -31,8 +31,10 @@ def existing_file(path: Path, setting: str) -> Path:
     Raises:
         MissingWeightsError: it is not a file.
     """
+    if path.is_dir():
+        raise MissingWeightsError(f"{path}, named by option {setting!r}, is a folder: give the file itself")
     if not path.is_file():
-        raise MissingWeightsError(f"no weight file at {path}, named by option {setting!r}: correct the path")
+        raise MissingWeightsError(f"no file at {path}, named by option {setting!r}: correct the path")
     return path
 
 

@@ -65,6 +65,12 @@ class ModelFolder:
         return tuple(resolve_hub_file(file, advice) for file in self.files)
 
     def _own_files(self, folder: Path) -> tuple[Path, ...]:
+        if folder.is_file():
+            raise MissingWeightsError(
+                f"{folder}, named by option 'folder', is a file: give the folder with {self._names()}"
+            )
+        if not folder.is_dir():
+            raise MissingWeightsError(f"no folder at {folder}, named by option 'folder': correct the path")
         found = []
         for file in self.files:
             path = _find(folder, file)

@@ -186,5 +186,7 @@ def require_reference_folder(folder: Path) -> None:
     Raises:
         ReferenceImagesError: there is no such folder.
     """
+    if folder.is_file():
+        raise ReferenceImagesError(f"{folder}, named by option 'reference', is a file: give a folder of images")
     if not folder.is_dir():
         raise ReferenceImagesError(f"no folder of reference images at {folder}: correct option 'reference'")

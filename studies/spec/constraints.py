@@ -49,12 +49,12 @@ def check_constraints(constraints: Mapping[str, ConstraintSettings], infos: Mapp
         if name not in infos:
             msg = f"constraints: there is no scorer {name[:100]!r} under `scorers`: {unknown_name(name, infos)}"
             raise ValueError(msg)
-        low, high = infos[name].range
+        low, high = infos[name].limits  # not its nominal range, which values may leave
         gives = f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}"
         for title, value in (("min", constraint.min), ("max", constraint.max)):
             if value is not None and not low <= value <= high:
                 msg = (
-                    f"constraints: {name}: {title} {value:g} is outside of what {infos[name].label} gives, {gives}: "
+                    f"constraints: {name}: {title} {value:g} is outside of what {infos[name].label} can give, {gives}: "
                     "give a value inside"
                 )
                 raise ValueError(msg)

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, model_serializer, model_validator
 from basics.settings import FrozenSettings
 from scorers.errors import ScorerError
 from scorers.protocol import ScorerInfo
-from scorers.registry import get_kind, parse_settings, references
+from scorers.registry import get_kind, only_with_loras, parse_settings, references
 from studies.spec.suite import group_name
 from studies.spec.words import as_list
 
@@ -51,6 +51,25 @@ class ScorerEntry(FrozenSettings):
     def references(self) -> tuple[str, ...]:
         """The models whose renders of the same items it compares with: letters of parents, or absolute paths."""
         return references(self.kind, parse_settings(self.kind, self.options, Path("/")))
+
+    @property
+    def only_with_loras(self) -> tuple[str, ...] | None:
+        """The LoRAs at whose items alone it looks, where an empty tuple means any; None: it looks at all items."""
+        return only_with_loras(self.kind, parse_settings(self.kind, self.options, Path("/")))
+
+    @property
+    def is_selective(self) -> bool:
+        """Whether it looks at some prompts only."""
+        return bool(self.groups) or self.only_with_loras is not None
+
+    @property
+    def why_no_prompt(self) -> str:
+        """Say of a scorer that looks at no prompt what it does look at."""
+        if self.groups:
+            return f"looks at no prompt (its groups: {', '.join(self.groups)})"
+        if self.only_with_loras is None:
+            return "is left out of every prompt"
+        return f"looks at no prompt (its LoRA: {', '.join(self.only_with_loras) or 'any'})"
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from studies.recipe.steps import StepSettings, operations_of
 from studies.spec.constraints import ConstraintSettings, check_constraints
 from studies.spec.final import FinalSettings
 from studies.spec.former import as_now
+from studies.spec.lora_scorers import require_their_loras, without_scorers_of_loras
 from studies.spec.preference import check_preference
 from studies.spec.prompt_groups import require_known_groups, without_other_groups
 from studies.spec.rendering import ExportSettings, RenderSettings
@@ -258,6 +259,18 @@ class StudySpec(FrozenSettings):
         return self.model_copy(update=changes)
 
     @model_validator(mode="after")
+    def _scorers_of_loras(self) -> Self:
+        """Write into the prompts which scorers do not look at them for want of a LoRA."""
+        require_their_loras(self.scorers, self.suite)
+        of_suite, of_final = self.suite.prompts, self.final.prompts
+        prompts = without_scorers_of_loras(of_suite, self.suite, self.scorers)
+        changes: dict[str, Any] = {"suite": self.suite.model_copy(update={"prompts": prompts})}
+        if of_final is not None:
+            prompts_of_final = without_scorers_of_loras(of_final, self.suite, self.scorers)
+            changes["final"] = self.final.model_copy(update={"prompts": prompts_of_final})
+        return self if prompts == of_suite and of_final is None else self.model_copy(update=changes)
+
+    @model_validator(mode="after")
     def _final_fits(self) -> Self:
         held_out = self.final.held_out(self.suite)
         self._check_looked_at(self.suite, "suite")
@@ -276,18 +289,15 @@ class StudySpec(FrozenSettings):
             if set(prompt.without) >= set(self.scorers):
                 msg = (
                     f"{named} names every scorer, so its images would be rendered for nothing: remove the prompt"
-                    if not any(entry.groups for entry in self.scorers.values())
-                    else f"{where}: prompts.{number}: no scorer looks at it, by its `group` and its `without`, so its "
-                    "images would be rendered for nothing: remove the prompt, or give a scorer its group"
+                    if not any(entry.is_selective for entry in self.scorers.values())
+                    else f"{where}: prompts.{number}: no scorer looks at it, by its `group`, its LoRAs and its "
+                    "`without`, so its images would be rendered for nothing: remove the prompt, or add a scorer that "
+                    "looks at it"
                 )
                 raise ValueError(msg)
         for name, entry in self.scorers.items():
             if not suite.looked_at_by(name):
-                what = f"looks at no prompt (its groups: {', '.join(entry.groups)})" if entry.groups else ""
-                msg = (
-                    f"{where}: scorer {name!r} {what or 'is left out of every prompt'}: let it look at some, or remove "
-                    "it"
-                )
+                msg = f"{where}: scorer {name!r} {entry.why_no_prompt}: let it look at some, or remove it"
                 raise ValueError(msg)
 
     @model_validator(mode="after")

@@ -24,6 +24,11 @@ def lora_paths(folder: Path) -> dict[str, tuple[Path, ...]]:
     return names_of_files(folder, LORA_SUFFIXES)
 
 
+def names_in_prompt(prompt: str) -> tuple[str, ...]:
+    """Return the names of the LoRAs in a prompt of A1111, in their order."""
+    return tuple(tag.name for tag in tags_in(without_comments(prompt)) if tag.kind == LORA)
+
+
 def loras_named(folder: Path, suites: Iterable[SuiteSettings]) -> tuple[Path, ...]:
     """List the LoRAs of a folder that the prompts of suites name, each once, by name."""
     known = lora_paths(folder)
@@ -33,7 +38,7 @@ def loras_named(folder: Path, suites: Iterable[SuiteSettings]) -> tuple[Path, ..
 def _names(suites: Iterable[SuiteSettings]) -> Iterator[str]:
     for suite in suites:
         for prompt in suite.prompts if suite.syntax == "a1111" else ():
-            yield from (tag.name for tag in tags_in(without_comments(prompt.prompt)) if tag.kind == LORA)
+            yield from names_in_prompt(prompt.prompt)
 
 
 def fingerprint_of_loras(folder: Path, suites: Iterable[SuiteSettings], hashed: Callable[[Path], str]) -> str:

@@ -329,7 +329,7 @@ def test_a_scorer_without_weights_says_within_seconds_where_to_put_them(command:
     assert time.process_time() - start < 30  # seconds of computing: waiting for a network would show in the time-out
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
-    assert outcome.err.startswith("error: LAION aesthetic head v2")
+    assert outcome.err.startswith("error: scorer 'aesthetic': LAION aesthetic head v2")
     assert f"at {folder}/cache/sac+logos+ava1-l14-linearMSE.pth" in outcome.err
     assert "option 'head'" in outcome.err
     if (folder / "mergetune.db").exists():  # `start` may open its database first, but begins nothing

@@ -21,7 +21,7 @@ from marked_files import write_header
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
-from stored_study import store_study
+from stored_study import SPEC, store_study
 
 from basics.texts import visible
 from optimizer.cli.common import escaped, print_error
@@ -29,6 +29,7 @@ from optimizer.cli.console import SafeConsole, make_log_safe
 from optimizer.observe.metrics import Metrics, MetricsReporter
 from optimizer.rendering.contact_sheet import comparison_sheet, contact_sheet
 from studies.records.database import open_database
+from studies.spec.study import parse_spec
 
 CLEAR = "\x1b[2J\x1b[1;1H"  # C0
 TITLE = "\x9d0;pwned\x9c"  # C1: sets a window's title
@@ -174,7 +175,8 @@ def test_log_records_are_printed_as_characters(
 
 def test_labels_of_metrics_contain_no_control_characters() -> None:
     metrics = Metrics()
-    study = SimpleNamespace(name=f"{CLEAR}{TITLE}")
+    spec = parse_spec(SPEC.format(name="texts"), base_dir=Path("/"))
+    study = SimpleNamespace(name=f"{CLEAR}{TITLE}", spec=spec)
     MetricsReporter(metrics, SimpleNamespace(study=study))  # type: ignore[arg-type]
     (labels,) = {sample.labels["study"] for family in metrics.outages.collect() for sample in family.samples}
     assert labels == visible(CLEAR + TITLE)

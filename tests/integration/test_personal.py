@@ -169,7 +169,7 @@ def test_votes_on_renders_that_are_gone_are_left_out(study: ReportedStudy, train
 
 @pytest.mark.parametrize(
     ("clip", "words"),
-    [("{model: [", "not valid YAML"), ("{modell: x}", "modell"), ("{pretrained: ./no.safetensors}", "no weight file")],
+    [("{model: [", "not valid YAML"), ("{modell: x}", "modell"), ("{pretrained: ./no.safetensors}", "no file at")],
 )
 def test_a_clip_that_cannot_be_is_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clip: str, words: str

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ from optimizer.runtime.model_files import ModelFolders
 from optimizer.runtime.plan import Plan, make_plan
 from optimizer.runtime.setup import estimate_plan_memory
 from optimizer.trial.evaluation import pixels_digest
+from optimizer.trial.stored_scores import trial_scores
 from search_spaces.blocks import Architecture
 from studies.errors import StudyChangedError
 from studies.records import stored_renders, stored_trials
@@ -192,6 +194,25 @@ def test_the_merge_is_the_same_to_the_bit_after_its_renders(short: ShortStudy, r
     evaluator.evaluate(rows[3].recipe, go_on=lambda *_: False)
     after = live_bits(short)
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_scorer_of_loras_scores_the_items_with_one_alone(tmp_path: Path) -> None:
+    write_loras(tmp_path / "loras")
+    clip = short_spec()["scorers"]["clip_score"]
+    scorers = {
+        "clip_score": clip,
+        "lora_compatibility": clip,
+        "ink": {"kind": "lora_compatibility", "lora": "ink", **clip},
+    }
+    study = begin(tmp_path, changes(scorers=scorers, objective={"lora_compatibility": None}))
+    study.run(stop_after=2)
+    for trial in stored_trials.load_trials(study.records):
+        by_item, _ = stored_renders.load_scores(study.records, trial)
+        of_words = by_item["clip_score"]
+        for scorer, items in (("lora_compatibility", [0, 2, 3, 4]), ("ink", [3])):
+            found = {item: value for item, value in enumerate(by_item[scorer]) if value == value}  # the others are NaN
+            assert found == pytest.approx({item: of_words[item] for item in items}, abs=1e-4)  # in batches of their own
+            assert trial_scores(study.records, trial).means[scorer] == pytest.approx(mean(found.values()))
 
 
 # ------------------------------------------------------------------------------------------ how often

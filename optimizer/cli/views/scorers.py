@@ -9,6 +9,7 @@ from basics.quantities import size
 from optimizer.cli.common import escaped
 from optimizer.cli.views.tables import FoldingTable
 from scorers.kind import ScorerKind
+from scorers.weights.needs import Need
 
 
 def kinds_table(kinds: Mapping[str, ScorerKind]) -> FoldingTable:
@@ -34,20 +35,23 @@ def needs_table(kinds: Mapping[str, ScorerKind], cache_dir: Path) -> FoldingTabl
         cache_dir: folder of downloaded files.
     """
     table = FoldingTable("what scorers need")
-    for head in ("kind", "needs", "here", "size", "licence", "from"):
+    for head in ("kind", "needs", "here"):
         table.head(head)
     for name, kind in kinds.items():
         needs = kind.needs(None)
         for index, need in enumerate(needs):
             table.add_row(
                 name if index == 0 else "",
-                escaped(need.title),
+                f"{escaped(need.title)}\n[dim]{escaped(_details(need))}[/]",
                 "[green]yes[/]" if need.is_here(cache_dir) else "no",
-                "" if need.size_bytes is None else size(need.size_bytes),
-                escaped(need.licence or ""),
-                escaped(need.source),
                 end_section=index == len(needs) - 1,
             )
         if not needs:
-            table.add_row(name, "nothing", "[green]yes[/]", "", "", "", end_section=True)
+            table.add_row(name, "nothing", "[green]yes[/]", end_section=True)
     return table
+
+
+def _details(need: Need) -> str:
+    """Return size, licence and source on two lines: an address is long, and is copied."""
+    facts = ", ".join(filter(None, ["" if need.size_bytes is None else size(need.size_bytes), need.licence]))
+    return f"{facts}\n{need.source}" if facts else need.source

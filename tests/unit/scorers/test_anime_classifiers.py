@@ -180,8 +180,26 @@ def test_preprocessing_follows_the_file(tmp_path: Path) -> None:
     assert preprocess.resize_mode == "squash"
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"do_resize": False}, "it has do_resize: false"),
+        ({"do_rescale": False}, "it has do_rescale: false"),
+        ({"do_normalize": False}, "it has do_normalize: false"),
+        ({"rescale_factor": 1 / 127.5}, r"its rescale_factor is 0\.0078\d*, not 1/255"),
+        ({"image_std": [0, 0, 0]}, "normalisation is another"),
+    ],
+)
+def test_preprocessing_that_is_not_done_here_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    write_preprocessor(tmp_path, rescale_factor=0.00392156862745098, do_resize=True)
+    read_preprocess(tmp_path / "preprocessor_config.json")
+    write_preprocessor(tmp_path, **changes)
+    with pytest.raises(WrongWeightsError, match=message):
+        read_preprocess(tmp_path / "preprocessor_config.json")
+
+
 def test_shadow_is_never_downloaded(context: BuildContext, tmp_path: Path) -> None:
-    with pytest.raises(ScorerSettingsError, match="`folder` is missing"):
+    with pytest.raises(ScorerSettingsError, match=r"`folder` is missing: give .*model\.safetensors, .*CC-BY-NC-4\.0"):
         registry.parse_settings("shadow", {}, tmp_path)
     (need,) = registry.needs("shadow", None)
     assert (need.licence, need.source) == ("CC-BY-NC-4.0", "yours: option 'folder'")
@@ -204,15 +222,17 @@ def test_cafe_that_is_not_here_is_told_with_the_way_out(
 LABELS = ["best", "good", "great", "low", "masterpiece", "normal", "worst"]  # in alphabetical order, as published
 
 
-def write_onnx(folder: Path, weight: np.ndarray, *, labels: list[str] = LABELS, name: str = "input") -> Path:
-    """Write a network of the published form: pixels -> a linear layer -> softmax."""
+def write_onnx(
+    folder: Path, weight: np.ndarray, *, labels: list[str] = LABELS, name: str = "input", end: str = "Softmax"
+) -> Path:
+    """Write a network of the published form: pixels -> a linear layer -> softmax, or another `end`."""
     onnx = pytest.importorskip("onnx")
     helper, numbers = onnx.helper, onnx.TensorProto.FLOAT
     nodes = [
         helper.make_node("GlobalAveragePool", [name], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["output"], axis=-1),
+        helper.make_node(end, ["logits"], ["output"], **({"axis": -1} if end == "Softmax" else {})),
     ]
     graph = helper.make_graph(
         nodes,
@@ -241,6 +261,14 @@ def test_anime_aesthetic_is_the_expected_rating(context: BuildContext, tmp_path:
     expected = sum(softmax[:, LABELS.index(label)] * value for value, label in enumerate(order))
     assert scores.dtype == torch.float64
     np.testing.assert_allclose(scores.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("end", ["Identity", "Sigmoid"])
+def test_an_onnx_network_that_gives_no_probabilities_is_told(end: str, context: BuildContext, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    scorer = scorer_of("anime_aesthetic", write_onnx(tmp_path / "aesthetic", WEIGHT, end=end), context)
+    with pytest.raises(WrongWeightsError, match=r"model\.onnx does not end in a softmax: .* add up to 1, got "):
+        scorer.score(IMAGES)
 
 
 def test_an_onnx_network_gives_an_image_the_same_score_in_any_company(context: BuildContext, tmp_path: Path) -> None:
@@ -277,3 +305,14 @@ def test_files_of_another_onnx_network_are_told_in_one_line(
 
 def test_the_values_of_the_labels_are_those_of_the_order() -> None:
     assert list(anime.ANIME_AESTHETIC_VALUES.values()) == list(range(7))
+
+
+def test_a_folder_that_is_none_is_told_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name, message in (
+        ("none", "no folder at .*none"),
+        ("file", "is a file: give the folder with pytorch_model.bin"),
+    ):
+        settings = registry.parse_settings("cafe", {"folder": name}, tmp_path)
+        with pytest.raises(MissingWeightsError, match=message):
+            registry.require_named_files("cafe", settings)

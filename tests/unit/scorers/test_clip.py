@@ -303,15 +303,28 @@ def test_weights_that_do_not_fit_exactly_are_refused(
         state["visual.positional_embedding"] = torch.zeros(65, 32)
     save_file(state, tmp_path / "w.safetensors")
     settings = clip_settings.model_copy(update={"pretrained": str(tmp_path / "w.safetensors")})
-    with pytest.raises(WrongWeightsError, match="does not fit the CLIP architecture") as caught:
+    with pytest.raises(WrongWeightsError, match=f"does not fit the CLIP architecture {settings.model} ") as caught:
         clip.load_embedder(settings)
     assert "\n" not in str(caught.value)
+    assert "`clip.pretrained`" in str(caught.value)
+    assert "`clip.model`" in str(caught.value)
+
+
+def test_of_many_keys_that_do_not_fit_three_are_told(
+    clip_settings: ClipModelSettings, clip_dir: Path, tmp_path: Path
+) -> None:
+    state = {name: value for name, value in load_file(clip_dir / "tiny.safetensors").items() if "visual" in name}
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(WrongWeightsError, match=r"\(missing positional_embedding, \S+, \S+ and \d+ more\): ") as caught:
+        clip.load_weights(clip.make_model(clip.architecture_of(clip_settings)), tmp_path / "w.safetensors", "tiny")
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"model": "ViT-Z-1"}, "no architecture 'ViT-Z-1'"),
+        ({"model": "ViT-L14"}, "no architecture 'ViT-L14': use one such as .*ViT-L-14"),
         ({"pretrained": "laion9b"}, r"no weights 'laion9b' for 'ViT-L-14-quickgelu': choose one of openai"),
         (
             {"model": "big", "pretrained": "/w.pth", "config_dir": "DIR"},

@@ -26,7 +26,7 @@ from scorers.errors import (
     SuiteImagesError,
     WrongWeightsError,
 )
-from scorers.networks.features import InceptionFeatures, TimmFeatures
+from scorers.networks.features import InceptionFeatures, TimmFeatures, timm_preprocess
 from scorers.protocol import BuildContext, SetScorer, SuiteImages
 
 if TYPE_CHECKING:
@@ -126,11 +126,42 @@ def test_a_network_that_does_not_fit_is_told(
         TimmFeatures(name, timm_weights, input_size=size)
 
 
-def test_a_network_of_fixed_size_refuses_another(tmp_path: Path) -> None:
-    save_file(timm.create_model("test_vit", pretrained=False).state_dict(), tmp_path / "vit.safetensors")
-    assert TimmFeatures("test_vit", tmp_path / "vit.safetensors").embed([picture(0)]).shape == (1, 64)
+@pytest.fixture(scope="session")
+def vit_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """timm's test_vit, which takes 160 pixels only, in patches of 16."""
+    path = tmp_path_factory.mktemp("vit") / "vit.safetensors"
+    save_file(timm.create_model("test_vit", pretrained=False).state_dict(), path)
+    return path
+
+
+def test_a_transformer_of_fixed_size_is_as_timm_loads_it_for_another(vit_weights: Path) -> None:
+    file = {"file": str(vit_weights)}
+    theirs = timm.create_model("test_vit", pretrained=True, pretrained_cfg_overlay=file, img_size=96, num_classes=0)
+    image = picture(0, 96, 96)
+    with torch.no_grad():
+        expected = theirs.eval()((image[None] / 255 - 0.5) / 0.5)
+    network = TimmFeatures("test_vit", vit_weights, input_size=96)
+    torch.testing.assert_close(network.embed([image]), expected, rtol=1e-4, atol=1e-5)
+    assert network.digest != TimmFeatures("test_vit", vit_weights).digest
+
+
+def test_a_transformer_of_fixed_size_refuses_what_is_no_multiple_of_its_patches(vit_weights: Path) -> None:
+    with pytest.raises(ScorerSettingsError, match="another multiple of 16, got input_size 100: give 96, or leave it"):
+        TimmFeatures("test_vit", vit_weights, input_size=100)
+
+
+def test_another_network_of_fixed_size_refuses_another() -> None:
+    name = "test_efficientnet"
+    fixed = {**timm.get_pretrained_cfg(name).to_dict(), "fixed_input_size": True}
     with pytest.raises(ScorerSettingsError, match="takes images of 160 pixels only, got input_size 96"):
-        TimmFeatures("test_vit", tmp_path / "vit.safetensors", input_size=96)
+        timm_preprocess(name, fixed, 96)
+
+
+def test_a_network_may_be_named_with_the_tag_of_its_weights(vit_weights: Path) -> None:
+    tagged = TimmFeatures("test_vit.r160_in1k", vit_weights)
+    torch.testing.assert_close(tagged.embed([picture(0)]), TimmFeatures("test_vit", vit_weights).embed([picture(0)]))
+    with pytest.raises(ScorerSettingsError, match=r"no weights 'other' of 'test_vit': use test_vit\.r160_in1k"):
+        TimmFeatures("test_vit.other", vit_weights)
 
 
 def test_features_do_not_depend_on_the_company_of_an_image(network: Counted) -> None:

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+import yaml
+from safetensors.torch import save_file
 from scorer_helpers import picture
 from torch import Tensor
 
@@ -18,6 +21,7 @@ from scorers.registry import build, needs, parse_settings, references
 
 CONTEXT = BuildContext(device="cpu", cache_dir=Path("/nowhere"))
 DEMO = Path(__file__).parents[3] / "studies" / "demo"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "stay-close-to-a-parent.md"
 CLIP = {"model": "tiny-clip", "pretrained": str(DEMO / "clip.safetensors"), "config_dir": str(DEMO)}
 MEASURES: list[dict[str, Any]] = [
     {"by": "ssim"},
@@ -124,7 +128,7 @@ def test_a_file_that_is_not_there_is_told_before_anything_is_loaded() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "to"),
+        ({}, "`to` is missing: give a parent's letter, such as A, or a checkpoint file"),
         ({"to": "A", "by": "lpips"}, "by"),
         ({"to": "A", "by": "network"}, "needs `network`"),
         ({"to": "A", "by": "ssim", "network": "test_resnet"}, "belong to by: network"),
@@ -135,3 +139,15 @@ def test_options_that_mean_nothing_are_refused_in_one_line(options: dict[str, An
     with pytest.raises(ScorerError, match=told) as caught:
         parse_settings("fidelity", options, Path("/"))
     assert "\n" not in str(caught.value)
+
+
+def test_the_example_without_clip_of_the_page_is_built_as_it_is_written(tmp_path: Path) -> None:
+    """With DINOv2 of its true architecture, and random weights."""
+    block = next(part.split("```")[0] for part in PAGE.read_text().split("```yaml\n") if part.count("by: network"))
+    entries = yaml.safe_load(block)["scorers"]
+    name, file = (entries["dino"][key] for key in ("network", "weights"))
+    save_file(timm.create_model(name, pretrained=False, num_classes=0).state_dict(), tmp_path / file)
+    for entry in entries.values():
+        settings = parse_settings(entry.pop("kind"), entry, tmp_path)
+        found = build("fidelity", settings, CONTEXT).score(suite(1, shift=3))  # type: ignore[arg-type]
+        assert -1 <= found.item() < 1  # type: ignore[union-attr]

@@ -142,3 +142,6 @@ def test_images_are_found_in_subfolders_in_one_order(tmp_path: Path) -> None:
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(ReferenceImagesError, match=r"no folder of reference images at .*nowhere"):
         list_images(tmp_path / "nowhere")
+    (tmp_path / "one.png").touch()
+    with pytest.raises(ReferenceImagesError, match=r"one\.png, named by option 'reference', is a file: give a folder"):
+        list_images(tmp_path / "one.png")

@@ -91,4 +91,5 @@ def test_every_builtin_info_is_complete() -> None:
     for name, kind in BUILTIN_KINDS.items():
         assert kind.info.name == name
         assert "\n" not in kind.info.summary
-        assert kind.info.range[0] < kind.info.range[1]
+        (low, high), limits = kind.info.range, kind.info.limits
+        assert limits[0] <= low < high <= limits[1]

@@ -69,6 +69,7 @@ def test_names_of_the_builtin_kinds_are_those_of_their_infos() -> None:
         for name in (
             "clip_score",
             "siglip_score",
+            "lora_compatibility",
             "pickscore",
             "hps",
             "imagereward",
@@ -145,7 +146,7 @@ def test_a_relative_path_without_a_folder_is_refused() -> None:
         (
             "fid",
             {"refrence": "x"},
-            r"unknown key `refrence`: did you mean `reference`\?; `reference` is missing",
+            r"unknown key `refrence`: did you mean `reference`\?; `reference` is missing: give a folder of images",
         ),
         ("clip_score", {"clip": {"mdoel": "x"}}, r"unknown key `clip.mdoel`: did you mean `model`\?"),
         ("contrast", {"level": 1}, r"unknown key `level`: known here: none"),

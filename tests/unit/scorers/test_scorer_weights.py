@@ -86,8 +86,10 @@ def closed_port() -> int:
 
 def test_a_named_file_is_taken_and_a_wrong_name_told(tmp_path: Path) -> None:
     mine = tmp_path / "mine.pth"
-    with pytest.raises(MissingWeightsError, match=r"no weight file at .*mine.pth, named by option 'head'"):
+    with pytest.raises(MissingWeightsError, match=r"no file at .*mine.pth, named by option 'head'"):
         fetch.resolve(mine, pinned("http://unused"), tmp_path)
+    with pytest.raises(MissingWeightsError, match=r"named by option 'head', is a folder: give the file itself"):
+        fetch.resolve(tmp_path, pinned("http://unused"), tmp_path)
     mine.write_bytes(b"anything")
     assert fetch.resolve(mine, pinned("http://unused"), tmp_path) == mine
 

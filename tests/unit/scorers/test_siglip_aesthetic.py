@@ -138,7 +138,7 @@ def test_a_head_for_another_siglip_is_refused(
 ) -> None:
     state = torch.load(siglip_dir / "head.pth", weights_only=True)
     torch.save(state | {"scoring_head.0.weight": torch.zeros(1024, 1152)}, tmp_path / "head.pth")
-    with pytest.raises(WrongWeightsError, match="embeddings of width 1152, this SigLIP gives 32"):
+    with pytest.raises(WrongWeightsError, match="SigLIP embeddings of width 1152, this SigLIP gives 32"):
         siglip_v25.build(settings.model_copy(update={"head": tmp_path / "head.pth"}), context)
 
 

@@ -196,6 +196,6 @@ def test_what_is_missing_is_told_in_seconds(
     named["clip"]["tokenizer"] = str(folder / "tokenizer.json")
     with pytest.raises(MissingWeightsError, match=r"ViT-SO400M-14-SigLIP-384 / webli .*clip.pretrained"):
         registry.build("siglip_score", registry.parse_settings("siglip_score", named, tmp_path), context)
-    with pytest.raises(MissingWeightsError, match=r"no weight file at .*none.json, named by option 'clip.tokenizer'"):
+    with pytest.raises(MissingWeightsError, match=r"no file at .*none.json, named by option 'clip.tokenizer'"):
         built(folder, context, tokenizer="none.json")
     assert time.monotonic() - began < 8

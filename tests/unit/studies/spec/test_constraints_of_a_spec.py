@@ -47,8 +47,8 @@ def test_a_scorer_outside_the_objective_may_have_bounds_that_are_stored_with_the
         ("{contrst: {min: 0.8}}", "contrast"),
         ("{contrast: {min: 0.3, max: 0.1}}", r"min 0\.3 is above max 0\.1"),
         ("{contrast: {}}", "expected `min`, `max` or both"),
-        ("{contrast: {min: 0.7}}", r"min 0\.7 is outside of what RMS contrast gives, 0 to 0\.5"),
-        ("{sharpness: {max: -1}}", "max -1 is outside of what sharpness gives, 0 to 100"),
+        ("{contrast: {min: 0.7}}", r"min 0\.7 is outside of what RMS contrast can give, 0 to 0\.5"),
+        ("{sharpness: {max: -1}}", "max -1 is outside of what sharpness can give, 0 or more"),
         ("{contrast: {least: 0.1}}", "least"),
         ("{contrast: {min: much}}", "number"),
         ("{contrast: {min: .inf}}", "finite"),
@@ -59,6 +59,28 @@ def test_what_no_study_could_mean_is_refused_in_one_line(constraints: str, told:
     with pytest.raises(SpecError, match=told) as caught:
         read(constraints)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "bound"),
+    [
+        ("cmmd: {reference: photos}", "{max: 15}"),
+        ("imagereward:", "{min: -4}"),
+        ("aesthetic:", "{min: 0.5}"),
+        ("aesthetic_v25:", "{max: 10.5}"),
+        ("kid: {reference: photos}", "{max: -0.001}"),
+        ("fid: {reference: photos}", "{max: 600}"),
+        ("kernel: {reference: photos, network: test_vit, weights: w.pth}", "{max: -0.1}"),
+        ("sharpness:", "{max: 120}"),
+        ("duplicate_subject:", "{min: -0.5}"),
+    ],
+)
+def test_a_bound_outside_of_the_nominal_range_is_taken_where_scores_may_lie_there(scorer: str, bound: str) -> None:
+    text = SPEC.format(constraints=f"{{judge: {bound}}}")
+    kind, _, options = scorer.partition(":")
+    entry = "{" + ", ".join(filter(None, [f"kind: {kind}", options.strip(" {}")])) + "}"
+    spec = parse_spec(text.replace("contrast: }", f"judge: {entry}}}"), base_dir=Path("/models"))
+    assert spec.constraints["judge"].in_words() in {f"at most {bound[6:-1]}", f"at least {bound[6:-1]}"}
 
 
 def test_a_stored_study_opens_when_the_range_of_its_scorer_has_changed() -> None:
