@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from basics.digests import json_digest
 from optimizer.bracket.setup import BracketPlan
@@ -10,7 +11,7 @@ from studies.spec.fingerprints import scorer_fingerprints
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteSettings
 
-EYE = "eye"  # the judge who is a person
+People = Literal["eye", "vote"]  # the judges who are people: at a sheet, or on the page of votes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,24 +24,25 @@ class BracketIdentity:
     judge: str
 
 
-def bracket_identity(plan: BracketPlan, rounds: tuple[str, ...], *, by_eye: bool) -> BracketIdentity:
+def bracket_identity(plan: BracketPlan, rounds: tuple[str, ...], people: People | None) -> BracketIdentity:
     """Return what a bracket depends on.
 
     Args:
         rounds: see `BracketIdentity`.
+        people: who judges; None: the scorers.
     """
     spec = plan.bracket.spec
     return BracketIdentity(
         checkpoints=tuple(contestant.sha256 for contestant in plan.contestants),
         rounds=rounds,
-        counting=tuple(counting(suite, spec.render.degenerate_limit, by_eye=by_eye) for suite in plan.suites),
-        judge=EYE if by_eye else scorers_judge(spec),
+        counting=tuple(counting(suite, spec.render.degenerate_limit, scored=people is None) for suite in plan.suites),
+        judge=people or scorers_judge(spec),
     )
 
 
-def counting(suite: SuiteSettings, degenerate_limit: int, *, by_eye: bool) -> str:
+def counting(suite: SuiteSettings, degenerate_limit: int, *, scored: bool) -> str:
     """Return a digest of who scores the images of a round, how they count, and how many of them may be degenerate."""
-    return json_digest([degenerate_limit, None if by_eye else suite.scoring_digest])
+    return json_digest([degenerate_limit, suite.scoring_digest if scored else None])
 
 
 def scorers_judge(spec: StudySpec) -> str:

@@ -1,7 +1,7 @@
 """Who goes on: what a judge says of two checkpoints' pictures, and what counts where there is nothing to judge.
 
 A judge sees the pictures of a match and says who is ahead. Scorers are one (by_scorers.py), people another
-(by_eye.py), whether they are asked in a terminal or on a page.
+(by_eye.py in a terminal, by_vote.py on a page).
 """
 
 from __future__ import annotations

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -192,6 +196,49 @@ def test_by_eye_the_answers_of_the_terminal_decide_and_are_kept(
     assert said.count("better by eye") == 2
 
 
+@pytest.mark.slow
+def test_by_vote_the_answers_on_the_page_decide(bracket: Call, files: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def post(path: str, **body: str) -> dict[str, Any]:
+        content, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", content, kind)) as answer:
+            read: dict[str, Any] = json.loads(answer.read())
+        return read
+
+    over = threading.Event()
+
+    def vote() -> None:
+        """Vote on whatever is asked, for the left one."""
+        while not over.wait(0.02):
+            try:
+                question = post("/next", person="ann")
+                if "token" in question:
+                    post("/answer", token=question["token"], answer="left")
+            except (OSError, http.client.HTTPException):  # not served yet, or not any more
+                continue
+
+    voter = threading.Thread(target=vote)
+    voter.start()
+    try:
+        said = bracket("models", "--suite", "spec.yaml", "--by", "vote", "--port", str(port), code=0).out
+    finally:
+        over.set()
+        voter.join()
+    assert f"vote: http://127.0.0.1:{port}/" in said
+    assert len(results()) == 4
+    for result in results():
+        upper, lower = result["judgement"]["scores"]["votes"]
+        assert upper + lower == 2
+        match = result["match"]
+        by_number = min(match["upper"], match["lower"])
+        assert result["winner"] == (by_number if upper == lower else match["upper" if upper > lower else "lower"])
+    votes = json.loads(Path("bracket/votes.json").read_text())["votes"]
+    assert [vote["verdict"] for vote in votes] == ["left"] * 8
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -208,6 +255,8 @@ def test_by_eye_the_answers_of_the_terminal_decide_and_are_kept(
         (["models", "--suite", "spec.yaml", "--folder", "models"], "has files and no bracket"),
         (["models", "--suite", "spec.yaml", "--folder", "spec.yaml"], "is not a folder"),
         (["models", "--suite", "spec.yaml", "--by", "taste"], "taste"),
+        (["models", "--suite", "spec.yaml", "--by", "eye", "--open"], "add --by vote"),
+        (["models", "--suite", "spec.yaml", "--by", "vote", "--host", "0.0.0.0"], "--password-file"),
         (["models", "--suite", "models/a.safetensors"], "a.safetensors"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -10,6 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from basics.names import typed_path
+from optimizer.cli.commands.serving import (
+    LOOPBACK,
+    VOTE_PORT,
+    Host,
+    PasswordFile,
+    Port,
+    VotingPage,
+    password_for,
+    served,
+)
 from optimizer.cli.common import (
     CacheFolder,
     cache_folder,
@@ -25,7 +35,9 @@ from optimizer.cli.common import (
 from optimizer.cli.workers.model_folders import digest_cache
 
 if TYPE_CHECKING:
+    from optimizer.bracket.by_vote import VoteJudge
     from optimizer.bracket.contestants import FoundCheckpoints
+    from optimizer.bracket.identity import BracketIdentity, People
     from optimizer.bracket.judging import Judge
     from optimizer.bracket.record import BracketRecord
     from optimizer.bracket.rendering import ContestantRenderer
@@ -42,6 +54,10 @@ class JudgeChoice(StrEnum):
 
     SCORERS = "scorers"
     EYE = "eye"
+    VOTE = "vote"
+
+
+PEOPLE: Final[Mapping[JudgeChoice, People]] = {JudgeChoice.EYE: "eye", JudgeChoice.VOTE: "vote"}
 
 
 def bracket(
@@ -63,7 +79,10 @@ def bracket(
             show_default=False,
         ),
     ] = None,
-    by: Annotated[JudgeChoice, typer.Option(help="Who judges: the spec's scorers, or you.")] = JudgeChoice.SCORERS,
+    by: Annotated[
+        JudgeChoice,
+        typer.Option(help="Who judges: the spec's scorers, you, or people on a page."),
+    ] = JudgeChoice.SCORERS,
     winners: Annotated[
         int | None,
         typer.Option(
@@ -91,10 +110,15 @@ def bracket(
         bool, typer.Option("--force", help="Replace the file of -o, and a winners.yaml that you have edited.")
     ] = False,
     cache: CacheFolder = None,
+    host: Host = LOOPBACK,
+    port: Port = VOTE_PORT,
+    password_file: PasswordFile = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page of votes in the browser.")] = False,
 ) -> None:
     """Pit many checkpoints against each other, round by round, and write the spec of a search among the winners."""
     from optimizer.bracket.checkpoint_files import checkpoint_files, require_count
 
+    page = _page(by, host, port, password_file, show=show)
     files = checkpoint_files(checkpoints)
     target = output or folder / WINNERS_FILE
     _require_targets(folder, target, explicit=output is not None, force=force)
@@ -117,7 +141,7 @@ def bracket(
     print_notes(plan.notes)
     folder.mkdir(parents=True, exist_ok=True)
     with bracket_lock(folder):
-        record, renderer = _played(plan, folder, by, cache_folder(cache), anew=anew)
+        record, renderer = _played(plan, folder, by, cache_folder(cache), page, anew=anew)
         _write(plan, record, renderer, folder, target, count, keep_edited=output is None and not force)
 
 
@@ -162,7 +186,7 @@ def _plan(found: FoundCheckpoints, spec: BracketSpec, winners: int, caches: Path
 
 
 def _played(
-    plan: BracketPlan, folder: Path, by: JudgeChoice, caches: Path, *, anew: bool
+    plan: BracketPlan, folder: Path, by: JudgeChoice, caches: Path, page: VotingPage | None, *, anew: bool
 ) -> tuple[BracketRecord, ContestantRenderer]:
     """Play the bracket, or what is left of it."""
     from optimizer.bracket.identity import bracket_identity
@@ -173,14 +197,15 @@ def _played(
     from optimizer.cli.views.bracket import BracketView
 
     renderer = ContestantRenderer(plan, KeptRenders(folder / "renders"))
-    identity = bracket_identity(plan, renderer.keys, by_eye=by is JudgeChoice.EYE)
+    identity = bracket_identity(plan, renderer.keys, people=PEOPLE.get(by))
     record = begin(folder, identity, [contestant.name for contestant in plan.contestants], anew=anew)
     if record.results:
         console.print(f"going on: {len(record.results)} of {len(plan.contestants) - 1} matches are decided")
     if record.open_matches:
-        judge = None if by is JudgeChoice.EYE else _scorers(plan, renderer, caches)
-        with BracketView.shown(plan) as view:
-            play(plan, record, renderer, judge or _eye(folder, view), view.watch)
+        scorers = _scorers(plan, renderer, caches) if by is JudgeChoice.SCORERS else None
+        votes = None if page is None else _votes(folder, identity, anew=anew)
+        with BracketView.shown(plan) as view, served(votes, page):
+            play(plan, record, renderer, scorers or votes or _eye(folder, view), view.watch)
     return record, renderer
 
 
@@ -189,6 +214,22 @@ def _scorers(plan: BracketPlan, renderer: ContestantRenderer, caches: Path) -> J
 
     with console.status("loading scorers"):
         return ScorerJudge.load(plan.bracket.spec, renderer.device, caches)
+
+
+def _votes(folder: Path, identity: BracketIdentity, *, anew: bool) -> VoteJudge:
+    from optimizer.bracket.by_vote import VoteJudge
+    from optimizer.bracket.votes_file import read_votes
+
+    return VoteJudge(read_votes(folder, identity, anew=anew))
+
+
+def _page(by: JudgeChoice, host: str, port: int, password_file: Path | None, *, show: bool) -> VotingPage | None:
+    """Return where the page of votes is served; None where nobody votes."""
+    if by is JudgeChoice.VOTE:
+        return VotingPage(host, port, password_for(host, password_file, danger="the page can vote"), show)
+    if (host, port, password_file, show) != (LOOPBACK, VOTE_PORT, None, False):
+        fail("--host, --port, --password-file and --open are of the page of votes: add --by vote")
+    return None
 
 
 def _eye(folder: Path, view: BracketView) -> Judge:

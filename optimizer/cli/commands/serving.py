@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import getpass
 import ipaddress
 import signal
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -17,6 +19,10 @@ from optimizer.cli.common import console, errors, escaped, fail
 
 if TYPE_CHECKING:
     from optimizer.observe.http_server import HttpServer
+    from optimizer.voting.questions import Questions
+
+LOOPBACK: Final = "127.0.0.1"
+VOTE_PORT: Final = 8081  # of the page of votes
 
 Host = Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a password.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")]
@@ -59,15 +65,62 @@ def serve(
         begun: called when its address is printed.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
+    _announce(server, host, path, title, show=show)
+    if begun is not None:
+        begun()
+    with suppress(KeyboardInterrupt):
+        server.run()
+
+
+@dataclass(frozen=True)
+class VotingPage:
+    """Where a page is served beside other work."""
+
+    host: str
+    port: int
+    password: str | None
+    show: bool  # open it in the browser
+
+
+@contextmanager
+def served(questions: Questions | None, page: VotingPage | None) -> Iterator[None]:
+    """Serve a page of questions until the block ends; nothing, if there are none.
+
+    Raises:
+        StorageError: the address cannot be listened on.
+    """
+    if questions is None or page is None:
+        yield
+        return
+    from optimizer.observe.guarded_server import guarded_server
+    from optimizer.voting.application import LIMITS, VotePage
+
+    server = guarded_server(VotePage(questions, own_name()), page.host, page.port, page.password, LIMITS)
+    thread = threading.Thread(target=server.run, name="page of votes")
+    thread.start()
+    try:
+        _announce(server, page.host, "/", "vote", show=page.show)
+        yield
+    finally:
+        server.close()
+        thread.join()
+
+
+def own_name() -> str:
+    """Return the user's name on this machine."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container may have no entry for its user
+        return "me"
+
+
+def _announce(server: HttpServer, host: str, path: str, title: str, *, show: bool) -> None:
+    """Print where a page is, and open it in the browser if that is wanted."""
     address = f"[{host}]" if ":" in host else host
     page = f"http://{address}:{server.port}{path}"
     console.print(escaped(f"{title}: {page}  (Ctrl-C to stop)"), soft_wrap=True)
     if show:  # beside the server: a browser in the terminal would wait for it
         threading.Thread(target=_open_in_browser, args=(page,), name="browser", daemon=True).start()
-    if begun is not None:
-        begun()
-    with suppress(KeyboardInterrupt):
-        server.run()
 
 
 def _open_in_browser(page: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from basics.names import plain
-from optimizer.cli.commands.serving import Host, PasswordFile, Port, password_for, serve
+from optimizer.cli.commands.serving import LOOPBACK, VOTE_PORT, Host, PasswordFile, Port, own_name, password_for, serve
 from optimizer.cli.common import (
     ArtifactFolder,
     AsJson,
@@ -37,8 +36,8 @@ def vote(
     person: Annotated[
         str | None, typer.Option(parser=plain, metavar="NAME", help="Your name, which the page begins with.")
     ] = None,
-    host: Host = "127.0.0.1",
-    port: Port = 8081,
+    host: Host = LOOPBACK,
+    port: Port = VOTE_PORT,
     password_file: PasswordFile = None,
     rate: Annotated[bool, typer.Option("--rate", help="Show one render at a time, to be rated 0 to 10.")] = False,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
@@ -112,11 +111,3 @@ def _as_json(standing: Standing) -> dict[str, object]:
 def _rating_as_json(rating: MeanRating) -> dict[str, object]:
     low, high = rating.interval or (None, None)
     return {"value": rating.value, "low": low, "high": high, "count": rating.count}
-
-
-def own_name() -> str:
-    """Return the user's name on this machine."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container may have no entry for its user
-        return "me"

@@ -169,9 +169,9 @@ def test_what_an_image_counts_decides_matches_by_scorers_and_not_by_eye(changed:
     prompts = [["a lion"], [{"prompt": "a lion", **changed}]]
     suites = [SuiteSettings.model_validate(SUITE | {"prompts": each}) for each in prompts]
     assert suites[0].digest == suites[1].digest
-    assert len({counting(suite, 0, by_eye=False) for suite in suites}) == 2
-    assert len({counting(suite, 0, by_eye=True) for suite in suites}) == 1
-    assert len({counting(suites[0], limit, by_eye=True) for limit in (0, 1)}) == 2
+    assert len({counting(suite, 0, scored=True) for suite in suites}) == 2
+    assert len({counting(suite, 0, scored=False) for suite in suites}) == 1
+    assert len({counting(suites[0], limit, scored=False) for limit in (0, 1)}) == 2
 
 
 # ---------------------------------------------------------------------------------------- by eye
