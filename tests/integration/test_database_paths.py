@@ -154,6 +154,7 @@ def test_no_message_writes_such_a_command_by_itself() -> None:
     ]
     assert sorted(name for name, _ in written) == [
         "database.py",  # as the owner, whom no URL names
+        "kinds.py",  # what a scorer is told to be, in lists that know no database
         "page.py",  # of the report, which goes to people without the database
         "spec_text.py",  # of a first spec, which has no database yet
         "suggestions.py",  # it begins the study of a spec

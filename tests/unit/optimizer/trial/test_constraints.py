@@ -133,6 +133,15 @@ class TestTheBest:
         assert best.trial.number in {3, 4}
         assert best.caveat is None
 
+    def test_of_a_front_that_is_a_parent_alone_names_the_nearest_merge(self) -> None:
+        a = replace(member(0, 1.0, 1.0), origin=PARENTS[0].origin)
+        best = best_of([a, member(2, 5.0, 0.6), member(3, 4.0, 0.7)], None, TWO)
+        assert best is not None
+        assert best.trial.number == 0
+        assert best.merge is not None
+        assert best.merge.number == 3
+        assert best.caveat == "no merge keeps the constraints; trial 3 comes nearest: like 0.7 (at least 0.8)"
+
     def test_a_merge_that_breaks_them_meets_an_objection(self) -> None:
         broken = row(2, 5.0, 0.6)
         assert objections(broken, [*PARENTS, broken, row(3, 2.0, 0.9)], None, ONE) == (
@@ -167,6 +176,14 @@ class TestTheFinal:
     def test_is_not_held_where_no_merge_keeps_them(self) -> None:
         with pytest.raises(FinalError, match="no merge keeps the constraints"):
             choose_finalists([*PARENTS, row(2, 5.0, 0.6)], ONE, by_value(ONE), FinalSettings())
+        a = replace(member(0, 1.0, 1.0), origin=PARENTS[0].origin)
+        with pytest.raises(FinalError, match="no merge keeps the constraints"):
+            choose_finalists([a, member(2, 5.0, 0.6)], TWO, by_value(TWO), FinalSettings())
+
+    def test_of_several_objectives_needs_a_merge_that_no_parent_dominates(self) -> None:
+        a = replace(member(0, 9.0, 1.0), origin=PARENTS[0].origin)
+        with pytest.raises(FinalError, match="behind a parent in all objectives"):
+            choose_finalists([a, member(2, 5.0, 0.9)], TWO, by_value(TWO), FinalSettings())
 
     def test_chooses_among_those_that_keep_them_there_and_compares_with_such_a_parent(self) -> None:
         held = final(shown([6, 6, 6, 6.5], [0.7, 0.72, 0.7, 0.7]), shown([2, 2, 2, 2.5], [0.9, 0.92, 0.85, 0.9]))
