@@ -13,6 +13,7 @@
     ├── FinalError                nothing to compare in a final, or nothing to compare with
     ├── BracketError              checkpoints that cannot compete, or a bracket that cannot go on
     ├── TooFewTrialsError         nothing can be said about what mattered yet
+    ├── TooFewVotesError          nothing can be learned from people's votes yet
     ├── NothingToReportError      a study has no complete trial
     ├── WeightsError              weights of objectives that cannot be used
     ├── PlotError                 a plot that cannot be drawn as it was asked for
@@ -90,6 +91,10 @@ class BracketError(OptimizerError):
 
 class TooFewTrialsError(OptimizerError):
     """A study has too few trials to tell what mattered in it."""
+
+
+class TooFewVotesError(OptimizerError):
+    """Votes are too few, or too much by chance, to learn from them what people prefer."""
 
 
 class NothingToReportError(OptimizerError):

@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.records.votes import Vote
+from studies.records.votes import SHARES, Vote
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -137,9 +137,8 @@ def comparisons(votes: Sequence[Vote], index: Mapping[int, int]) -> Comparisons:
     Args:
         index: number of a trial -> its place.
     """
-    shares = {"left": 1.0, "right": 0.0, "equal": 0.5, "both_bad": 0.5}
     counted = [
-        (index[vote.left], index[vote.right], shares[vote.verdict])
+        (index[vote.left], index[vote.right], SHARES[vote.verdict])
         for vote in votes
         if vote.verdict is not None and vote.left in index and vote.right in index
     ]
@@ -214,17 +213,23 @@ class Tally:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the share of votes for the first, of those that prefer one; None without any.
-
-        Wilson 1927, Probable inference, the law of succession, and statistical inference.
-        """
+        """The 95 % interval of the share of votes for the first, of those that prefer one; None without any."""
         decided = self.preferred + self.other
-        if not decided:
-            return None
-        share, square = self.preferred / decided, Z95**2
-        centre = (share + square / (2 * decided)) / (1 + square / decided)
-        half = Z95 * math.sqrt(share * (1 - share) / decided + square / (4 * decided**2)) / (1 + square / decided)
-        return max(centre - half, 0.0), min(centre + half, 1.0)
+        return wilson_interval(self.preferred, decided) if decided else None
+
+
+def wilson_interval(part: int, whole: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share.
+
+    Wilson 1927, Probable inference, the law of succession, and statistical inference.
+
+    Args:
+        part, whole: counts; `whole` is at least 1.
+    """
+    share, square = part / whole, Z95**2
+    centre = (share + square / (2 * whole)) / (1 + square / whole)
+    half = Z95 * math.sqrt(share * (1 - share) / whole + square / (4 * whole**2)) / (1 + square / whole)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def tally(votes: Sequence[Vote], number: int, over: int) -> Tally:

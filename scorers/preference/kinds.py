@@ -5,10 +5,11 @@ No torch here: the command line lists scorers without it.
 
 from __future__ import annotations
 
-from scorers.config import ScorerSettings, SpecPath
+from scorers.config import ClipModelSettings, ScorerSettings, SpecPath
 from scorers.kind import ScorerKind, by_name
+from scorers.networks.clip_files import ClipNeed
 from scorers.protocol import ScorerInfo
-from scorers.weights.needs import Need, WeightNeed
+from scorers.weights.needs import Need, OwnFile, WeightNeed
 from scorers.weights.public import HubFile
 
 PICKSCORE = ScorerInfo(
@@ -97,6 +98,18 @@ BERT_VOCABULARY = HubFile(
     sha256="07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 )
 
+PERSONAL = ScorerInfo(
+    name="personal",
+    label="personal",
+    summary="how much those would prefer an image whose votes `mergetune study train-personal` learned from",
+    direction="maximize",
+    # As for PickScore: the sigmoid of a difference is the share of votes for the better image. 0 is the average of the
+    # images that were voted on.
+    unit=0.2,
+    range=(-20.0, 20.0),
+    scope="image",
+)
+
 
 class PickScoreSettings(ScorerSettings):
     """Options of `pickscore`."""
@@ -117,6 +130,13 @@ class ImageRewardSettings(ScorerSettings):
     vocabulary: SpecPath | None = None  # vocab.txt of BERT base uncased; None: the public file
 
 
+class PersonalSettings(ScorerSettings):
+    """Options of `personal`."""
+
+    head: SpecPath  # as `mergetune study train-personal` writes it
+    clip: ClipModelSettings = ClipModelSettings()  # that the head was trained on
+
+
 def _pickscore_needs(settings: PickScoreSettings | None) -> tuple[Need, ...]:
     return (WeightNeed(named=settings.weights if settings else None, public=PICKSCORE_V1),)
 
@@ -131,6 +151,11 @@ def _imagereward_needs(settings: ImageRewardSettings | None) -> tuple[Need, ...]
         WeightNeed(named=settings.weights, public=IMAGEREWARD_V1),
         WeightNeed(named=settings.vocabulary, public=BERT_VOCABULARY),
     )
+
+
+def _personal_needs(settings: PersonalSettings | None) -> tuple[Need, ...]:
+    named, clip = (None, ClipModelSettings()) if settings is None else (settings.head, settings.clip)
+    return OwnFile(named=named, title="a head of `study train-personal`", setting="head"), ClipNeed(settings=clip)
 
 
 KINDS = by_name(
@@ -151,5 +176,11 @@ KINDS = by_name(
         settings=ImageRewardSettings,
         builder="scorers.preference.imagereward:build",
         needs=_imagereward_needs,
+    ),
+    ScorerKind(
+        info=PERSONAL,
+        settings=PersonalSettings,
+        builder="scorers.preference.personal:build",
+        needs=_personal_needs,
     ),
 )

@@ -7,8 +7,9 @@ open over a restart or lost its connection, counts once.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Row
@@ -19,6 +20,7 @@ from studies.records.study_records import StudyRecords
 
 Verdict = Literal["left", "right", "equal", "both_bad"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+SHARES: Final[Mapping[Verdict, float]] = {"left": 1.0, "right": 0.0, "equal": 0.5, "both_bad": 0.5}  # of the left one
 FORGOTTEN_SECONDS = 30 * 24 * 3600  # after which a pair that nobody voted on is removed
 
 

@@ -50,6 +50,7 @@ PATHS: Mapping[str, tuple[str, ...]] = {
     "study clone": ("somebody", "another"),
     "study vote": ("somebody",),
     "study votes": ("somebody",),
+    "study train-personal": ("-o", "taste.safetensors"),
     "study stop": ("somebody",),
     "study pause": ("somebody",),
     "study priority": ("somebody", "1"),

@@ -13,7 +13,7 @@ import typer
 
 from basics.messages import counted
 from basics.names import plain, typed_path
-from optimizer.cli.commands import doctor, insight, pruning, reporting, rescoring, voting, whole_studies
+from optimizer.cli.commands import doctor, insight, personal, pruning, reporting, rescoring, voting, whole_studies
 from optimizer.cli.common import (
     ArtifactFolder,
     AsJson,
@@ -60,6 +60,7 @@ app.command()(whole_studies.rename)
 app.command()(whole_studies.clone)
 app.command()(voting.vote)
 app.command()(voting.votes)
+app.command()(personal.train_personal)
 
 
 @app.command()

@@ -73,6 +73,7 @@ def test_names_of_the_builtin_kinds_are_those_of_their_infos() -> None:
             "pickscore",
             "hps",
             "imagereward",
+            "personal",
             "tag_recall",
             "text_in_image",
             "fidelity",

@@ -67,6 +67,7 @@ STUDY_COMMANDS = (
     "clone",
     "vote",
     "votes",
+    "train-personal",
 )
 
 
