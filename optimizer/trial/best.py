@@ -292,7 +292,7 @@ def _best_of_front(
     names = [name for name in objective.names if weights is None or weights.get(name)]
     finalists = {trial.number: _finalist(final, trial) for trial in ordered}
     found = {
-        number: _breach(trial, finalists[number], objective) or _loss(trial, finalists[number], names, objective)
+        number: _breach(trial, _judged(final, number), objective) or _loss(trial, finalists[number], names, objective)
         for number, trial in ((trial.number, trial) for trial in ordered)
     }
     sound = [trial for trial in ordered if found[trial.number] is None]
@@ -363,6 +363,11 @@ def _breach(trial: StoredTrial, finalist: Finalist | None, objective: Objective)
 def _finalist(final: Final | None, trial: StoredTrial) -> Finalist | None:
     """Return what a final found of a merge; None where it took no part."""
     return None if final is None else final.candidate(trial.number)
+
+
+def _judged(final: Final | None, number: int) -> Finalist | None:
+    """Return what a final found of a merge or of a parent; None where it took no part."""
+    return None if final is None else next((each for each in final.finalists if each.number == number), None)
 
 
 def _gains(trial: StoredTrial, finalist: Finalist | None) -> tuple[Mapping[str, Gain], bool]:

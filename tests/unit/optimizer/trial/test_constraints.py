@@ -214,6 +214,24 @@ class TestTheFinal:
         assert "parent B is ahead of it, but breaks the constraints in the final: like 0.125" in best.caveat
 
 
+def test_a_parent_on_a_front_that_breaks_a_bound_in_the_final_is_passed_over() -> None:
+    a = replace(member(0, 5.0, 0.95), origin=PARENTS[0].origin)
+    merge = member(2, 4.9, 0.96)
+    held = judge(
+        {"A": (a, shown([5, 5, 5, 5.1], [0.7, 0.7, 0.7, 0.71]))},
+        [(merge, shown([5.2, 5.2, 5.2, 5.3], [0.9, 0.9, 0.9, 0.91]))],
+        TWO,
+        INFOS,
+        suite_digest="d",
+        complete_trials=2,
+    )
+    in_the_search = best_of([a, merge], None, TWO)
+    best = best_of([a, merge], held, TWO)
+    assert in_the_search is not None
+    assert best is not None
+    assert (in_the_search.trial.number, best.trial.number) == (0, 2)
+
+
 def evidence(charm: Array, like: Array) -> Evidence:
     by_item = {"charm": charm, "like": like, "sharp": np.zeros(len(charm))}
     return Evidence(items=len(charm), scores=Scores(by_item=by_item, by_set={}))
@@ -253,10 +271,20 @@ class TestARace:
         race = self.race(0.9)
         assert race.goes_on(self.SEEN, self.trial(race, charm, like).part(self.SEEN)) == goes_on
 
-    def test_against_one_that_breaks_them_is_lost_by_nobody_who_may_keep_them(self) -> None:
+    @pytest.mark.parametrize(
+        ("charm", "like", "goes_on"),
+        [
+            (-1.0, 0.25, True),  # may keep the bound of 0.8
+            (-1.0, 0.1, True),  # surely breaks it, and is nearer to it
+            (5.0, 0.0, True),  # nothing is sure
+            (5.0, -0.1, False),  # surely farther from it
+        ],
+    )
+    def test_against_one_that_breaks_them_is_lost_by_who_is_surely_farther_from_them(
+        self, charm: float, like: float, *, goes_on: bool
+    ) -> None:
         race = self.race(0.6)
-        assert race.goes_on(self.SEEN, self.trial(race, -1.0, 0.25).part(self.SEEN))
-        assert not race.goes_on(self.SEEN, self.trial(race, 5.0, 0.0).part(self.SEEN))
+        assert race.goes_on(self.SEEN, self.trial(race, charm, like).part(self.SEEN)) == goes_on
 
     def test_estimates_the_mean_of_the_whole_suite_from_paired_differences(self) -> None:
         race = self.race(0.9)
