@@ -1,4 +1,8 @@
-"""What people compared in all studies of a database, and which stored renders it was."""
+"""What people compared in all studies of a database, and which stored renders it was.
+
+Ratings count as comparisons: of two renders of one item that a person rated one after the other, the one with more is
+preferred. Each rating is compared with the one before it only, so many ratings do not outweigh votes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from studies.records.database import Database
+from studies.records.ratings import Rating, load_ratings
 from studies.records.stored_renders import load_renders
 from studies.records.stored_studies import list_studies
 from studies.records.stored_trials import load_trials
@@ -25,15 +30,26 @@ class ComparedRenders:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """Two trials' renders of one item of a study, and what a person said of them."""
+
+    person: str
+    item: int  # index in the suite
+    first: int  # number of a trial
+    second: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
     """What can be learned from, and how much cannot."""
 
     comparisons: tuple[ComparedRenders, ...]
-    lost: int  # votes of which a render is not stored, or not any more
+    lost: int  # comparisons of which a render is not stored, or not any more
 
     @property
     def people(self) -> tuple[str, ...]:
-        """Those who voted, by name."""
+        """Those who voted or rated, by name."""
         return tuple(sorted({each.person for each in self.comparisons}))
 
     @property
@@ -48,12 +64,12 @@ class Compared:
 
     @property
     def undecided(self) -> int:
-        """How many votes prefer neither: equal, or both bad."""
+        """How many prefer neither: equal, both bad, or rated the same."""
         return sum(each.share == SHARES["equal"] for each in self.comparisons)
 
 
 def load_comparisons(database: Database, people: Collection[str] = ()) -> Compared:
-    """Read the votes of all studies that can be read here.
+    """Read the votes and ratings of all studies that can be read here.
 
     Args:
         people: whose votes to read; none: everybody's.
@@ -67,22 +83,35 @@ def load_comparisons(database: Database, people: Collection[str] = ()) -> Compar
 
 
 def _of_study(records: StudyRecords, people: Collection[str]) -> Iterator[ComparedRenders | None]:
-    """Yield a study's votes as comparisons; None for one of which a render is not stored."""
-    votes = [vote for vote in load_votes(records) if not people or vote.person in people]
-    shown = {number for vote in votes for number in (vote.left, vote.right)}
-    trials = [trial for trial in load_trials(records) if trial.number in shown] if votes else []
+    """Yield a study's votes and ratings as comparisons; None for one of which a render is not stored."""
+    judged = [each for each in (*_votes(records), *_ratings(records)) if not people or each.person in people]
+    shown = {number for each in judged for number in (each.first, each.second)}
+    trials = [trial for trial in load_trials(records) if trial.number in shown] if judged else []
     files = {(trial.number, render.item): render.file for trial in trials for render in load_renders(records, trial)}
     items = records.study.spec.suite.items()
-    for vote in votes:
-        first, second = files.get((vote.left, vote.item)), files.get((vote.right, vote.item))
-        if first is None or second is None or vote.verdict is None:
+    for each in judged:
+        first, second = files.get((each.first, each.item)), files.get((each.second, each.item))
+        if first is None or second is None:
             yield None
             continue
-        item = items[vote.item]
-        yield ComparedRenders(
-            first=first,
-            second=second,
-            share=SHARES[vote.verdict],
-            person=vote.person,
-            item=(item.prompt, item.seed),
-        )
+        item = (items[each.item].prompt, items[each.item].seed)
+        yield ComparedRenders(first=first, second=second, share=each.share, person=each.person, item=item)
+
+
+def _votes(records: StudyRecords) -> Iterator[_Judged]:
+    for vote in load_votes(records):
+        if vote.verdict is not None:
+            yield _Judged(
+                person=vote.person, item=vote.item, first=vote.left, second=vote.right, share=SHARES[vote.verdict]
+            )
+
+
+def _ratings(records: StudyRecords) -> Iterator[_Judged]:
+    before: dict[tuple[str, int], Rating] = {}
+    for rating in load_ratings(records):
+        former = before.get((rating.person, rating.item))
+        before[rating.person, rating.item] = rating
+        if former is None or former.rating is None or rating.rating is None or former.number == rating.number:
+            continue
+        share = 0.5 * (1 + (former.rating > rating.rating) - (former.rating < rating.rating))
+        yield _Judged(person=rating.person, item=rating.item, first=former.number, second=rating.number, share=share)

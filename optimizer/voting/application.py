@@ -1,7 +1,7 @@
-"""The page of `mergetune study vote` as a WSGI application: one page, pairs and pictures, votes.
+"""The page on which people judge pictures, as a WSGI application: one page, questions and pictures, answers.
 
-The page keeps a vote until it is told that it is stored. So a server that was stopped meanwhile, or a database that is
-away, loses none; and the pair's token keeps one from being counted twice.
+The page keeps an answer until it is told that it is stored. So a server that was stopped meanwhile, or a database that
+is away, loses none; and the question's token keeps one from being counted twice.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from optimizer.observe.http_gate import EVERYWHERE, Environment, StartResponse
 from optimizer.observe.http_server import Limits
 from optimizer.report.html import digest_of, page_environment, source_of
 from optimizer.system.retry import OUTAGES
-from optimizer.voting.ballots import Ballots, ShownPair
+from optimizer.voting.questions import ANSWERS, Question, Questions
 from studies.errors import ArtifactError
-from studies.records.votes import VERDICTS
 
 LOGGER = logging.getLogger(__name__)
 
@@ -33,10 +32,6 @@ IMAGE: Final = re.compile(r"/image/([0-9a-f]{32})/(left|right)\.png")
 MOST_NAME: Final = 100  # characters of a person's name
 MOST_BODY: Final = 4 << 10  # bytes of a request
 LIMITS: Final = Limits(connections=100, connections_per_address=32, body_bytes=64 << 10, threads=8)
-WAITING: Final = (
-    "there are no two finished trials with stored renders yet: this page looks again by itself. "
-    "`render: {keep: all}` in a spec stores those of every trial, not only of the best and the parents"
-)
 
 
 class _Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
@@ -54,8 +49,8 @@ class VotePage:
         person: the name that the page begins with.
     """
 
-    def __init__(self, ballots: Ballots, person: str) -> None:
-        self._ballots, self._person = ballots, person
+    def __init__(self, questions: Questions, person: str) -> None:
+        self._questions, self._person = questions, person
         self._environment = page_environment("optimizer.voting")
         self._script = source_of(self._environment, "vote.js")
         self._style = source_of(self._environment, "style.css", "vote.css")
@@ -93,15 +88,20 @@ class VotePage:
                 return "text/html; charset=utf-8", *self._page()
             if (image := IMAGE.fullmatch(path)) is not None:
                 return "image/png", self._image(image[1], image[2]), None
-        elif method == "POST" and path in ("/pair", "/vote", "/undo"):
-            answer = getattr(self, f"_{path[1:]}")(_body(environment))
-            return "application/json", _json(answer), None
+        posted = {"/next": self._next, "/answer": self._answer_to, "/undo": self._undo}
+        if method == "POST" and path in posted:
+            return "application/json", _json(posted[path](_body(environment))), None
         raise _Refusal("404 Not Found", "there is nothing here")
 
     def _page(self) -> tuple[bytes, str]:
         template = self._environment.get_template("vote.html.j2")
         text = template.render(
-            study=self._ballots.records.study.name, person=self._person, style=self._style, script=self._script
+            name=self._questions.name,
+            kind=self._questions.kind,
+            explanation=self._questions.explanation,
+            person=self._person,
+            style=self._style,
+            script=self._script,
         )
         style = digest_of(_inside(self._style))
         policy = (
@@ -113,23 +113,25 @@ class VotePage:
 
     def _image(self, token: str, side: str) -> bytes:
         try:
-            content = self._ballots.image(token, side)
+            content = self._questions.image(token, side)
         except ArtifactError as error:
             raise _Refusal("404 Not Found", first_line(error)) from error
         if content is None:
             raise _Refusal("404 Not Found", "this picture is gone")
         return content
 
-    def _pair(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return _described(self._ballots.next_pair(_person(asked))) or {"waiting": WAITING}
+    def _next(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return _described(self._questions.ask(_person(asked))) or {"waiting": self._questions.waiting}
 
-    def _vote(self, asked: dict[str, Any]) -> dict[str, Any]:
-        if asked.get("verdict") not in VERDICTS or not isinstance(asked.get("token"), str):
-            raise _Refusal("400 Bad Request", f"expected a token, and a verdict of {', '.join(VERDICTS)}")
-        return {"stored": self._ballots.vote(asked["token"], asked["verdict"])}
+    def _answer_to(self, asked: dict[str, Any]) -> dict[str, Any]:
+        known = ANSWERS[self._questions.kind]
+        if asked.get("answer") not in known or not isinstance(asked.get("token"), str):
+            raise _Refusal("400 Bad Request", f"expected a token, and an answer of {', '.join(known)}")
+        return {"stored": self._questions.answer(asked["token"], asked["answer"])}
 
     def _undo(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return _described(self._ballots.undo(_person(asked))) or {"nothing": "no vote of yours is left to take back"}
+        question = _described(self._questions.undo(_person(asked)))
+        return question or {"nothing": "no answer of yours is left to take back"}
 
 
 def _inside(source: Markup) -> str:
@@ -169,8 +171,8 @@ def _person(asked: dict[str, Any]) -> str:
     return name
 
 
-def _described(pair: ShownPair | None) -> dict[str, Any] | None:
-    return None if pair is None else asdict(pair)
+def _described(question: Question | None) -> dict[str, Any] | None:
+    return None if question is None else asdict(question)
 
 
 def _json(answer: object) -> bytes:

@@ -1,15 +1,19 @@
-"""What people prefer: every trial that was voted on, with its lead over the better parent."""
+"""What people prefer: every trial that was voted on or rated, with its lead over the better parent."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizer.preference.model import Lead, Tally, fit, tally
 from optimizer.preference.points import points_of
+from optimizer.voting.mean_ratings import MeanRating, mean_ratings
+from studies.records.ratings import load_ratings
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
-from studies.records.votes import load_votes
+from studies.records.values import StoredTrial
+from studies.records.votes import Vote, load_votes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,29 +26,47 @@ class Standing:
     lead: Lead | None  # over the better parent, in log-odds; None where no parent was voted on, or it is that parent
     over: str | None  # name of that parent
     tally: Tally | None  # the votes between the two
+    rating: MeanRating | None  # None where nobody rated it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standings:
-    """The trials that were voted on, the most preferred first."""
+    """The trials that were voted on, the most preferred first, then those that were rated alone, the best first."""
 
     rows: tuple[Standing, ...]
     votes: int
-    people: tuple[str, ...]  # who voted
+    ratings: int
+    people: tuple[str, ...]  # who voted or rated
 
 
 def load_standings(records: StudyRecords) -> Standings:
-    """Read the votes of a study, and work out what they say."""
-    votes = load_votes(records)
+    """Read the votes and ratings of a study, and work out what they say."""
+    votes, ratings = load_votes(records), load_ratings(records)
+    trials = {trial.number: trial for trial in load_trials(records) if trial.is_whole}
+    means = {number: mean for number, mean in mean_ratings(ratings).items() if number in trials}
+    voted = _voted(records, votes, trials, means)
+    there = {row.number for row in voted}
+    rated = (
+        Standing(number=number, name=trials[number].name, votes=0, lead=None, over=None, tally=None, rating=mean)
+        for number, mean in means.items()
+        if number not in there
+    )
+    people = dict.fromkeys([vote.person for vote in votes] + [rating.person for rating in ratings])
+    return Standings(rows=(*voted, *rated), votes=len(votes), ratings=len(ratings), people=tuple(people))
+
+
+def _voted(
+    records: StudyRecords, votes: Sequence[Vote], trials: Mapping[int, StoredTrial], means: Mapping[int, MeanRating]
+) -> list[Standing]:
+    """Return the trials that were voted on, the most preferred first."""
     counts = Counter(number for vote in votes for number in (vote.left, vote.right))
-    trials = {trial.number: trial for trial in load_trials(records) if trial.is_whole and trial.number in counts}
-    people = tuple(dict.fromkeys(vote.person for vote in votes))
-    if not trials:
-        return Standings(rows=(), votes=len(votes), people=people)
-    preference = fit(votes, tuple(trials), points_of(records, tuple(trials.values())))
+    compared = [trial for trial in trials.values() if trial.number in counts]
+    if not compared:
+        return []
+    preference = fit(votes, tuple(trial.number for trial in compared), points_of(records, tuple(compared)))
     ranked = preference.ranked
     parent = next((number for number in ranked if trials[number].origin.parent is not None), None)
-    rows = tuple(
+    return [
         Standing(
             number=number,
             name=trials[number].name,
@@ -52,7 +74,7 @@ def load_standings(records: StudyRecords) -> Standings:
             lead=None if parent is None or number == parent else preference.lead(number, parent),
             over=None if parent is None or number == parent else trials[parent].name,
             tally=None if parent is None or number == parent else tally(votes, number, parent),
+            rating=means.get(number),
         )
         for number in ranked
-    )
-    return Standings(rows=rows, votes=len(votes), people=people)
+    ]

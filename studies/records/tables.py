@@ -159,3 +159,17 @@ votes = Table(
     Column("voted_at", Float),
     Index("ix_mergetune_votes_study", "study_id"),
 )
+
+ratings = Table(
+    "mergetune_ratings",
+    metadata,
+    Column("token", String(32), primary_key=True),  # drawn when the render is shown; a rating sent twice counts once
+    Column("study_id", ForeignKey("mergetune_studies.id", ondelete="CASCADE"), nullable=False),
+    Column("person", String(100), nullable=False),
+    Column("item", Integer, nullable=False),  # index in the suite
+    Column("number", Integer, nullable=False),  # of the trial
+    Column("rating", Integer),  # 0 to 10; None: not given yet, or taken back
+    Column("shown_at", Float, nullable=False),
+    Column("rated_at", Float),
+    Index("ix_mergetune_ratings_study", "study_id"),
+)

@@ -18,6 +18,7 @@ import pytest
 from browser import Browser, browser
 from reported_study import ReportedStudy, begin_reported, store_pictures
 
+from studies.records.ratings import load_ratings
 from studies.records.votes import load_votes
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not browsers.IS_THERE, reason=browsers.WHY_NOT)]
@@ -32,12 +33,12 @@ def score(params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
 
 
 @contextmanager
-def serving(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+def serving(folder: Path, port: int, *options: str) -> Iterator[subprocess.Popen[str]]:
     """Run `mergetune study vote` until the block ends, by SIGKILL."""
     command = [sys.executable, "-m", "optimizer.cli", "study", "vote", "v", "--port", str(port), "--person", "ann"]
     storage = ["--storage", f"sqlite:///{folder}/study.db"]
     process = subprocess.Popen(
-        [*command, *storage],
+        [*command, *storage, *options],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -61,13 +62,20 @@ def until(is_so: Callable[[], object]) -> None:
         time.sleep(0.1)
 
 
-def shows_a_pair(page: Browser) -> bool:
-    return not page.script("return document.getElementById('pair').hidden") and not page.broken()
+def shows_pictures(page: Browser) -> bool:
+    return not page.script("return document.getElementById('pictures').hidden") and not page.broken()
 
 
 def press(page: Browser, key: str) -> None:
     """Press a key on the page."""
     page.script(f"document.dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}', bubbles: true}}))")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 @pytest.fixture
@@ -78,9 +86,7 @@ def study(tmp_path: Path) -> ReportedStudy:
 
 
 def test_votes_by_keys_are_stored_and_survive_a_server_that_is_killed(study: ReportedStudy, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
 
     def count() -> int:
         return len(load_votes(study.records))
@@ -88,19 +94,19 @@ def test_votes_by_keys_are_stored_and_survive_a_server_that_is_killed(study: Rep
     with browser(tmp_path / "profile") as page:
         with serving(tmp_path, port):
             page.open(f"http://127.0.0.1:{port}/", width=1280)
-            until(lambda: shows_a_pair(page))
+            until(lambda: shows_pictures(page))
             assert page.unfit() == []
             before = page.script("return document.querySelector('#left img').src")
             press(page, "ArrowLeft")
             until(lambda: count() == 1)
             until(lambda: page.script("return document.querySelector('#left img').src") != before)
-            until(lambda: shows_a_pair(page))
+            until(lambda: shows_pictures(page))
             press(page, "b")
             until(lambda: count() == 2)
             until(lambda: page.script("return document.getElementById('progress').textContent").startswith("2 votes"))
             press(page, "u")
             until(lambda: count() == 1)
-            until(lambda: shows_a_pair(page))
+            until(lambda: shows_pictures(page))
             assert page.complaints() == []
             assert all(url.startswith(f"http://127.0.0.1:{port}/") for url in page.requests())
         press(page, "ArrowRight")  # nobody is there to store it
@@ -108,9 +114,36 @@ def test_votes_by_keys_are_stored_and_survive_a_server_that_is_killed(study: Rep
         assert count() == 1
         with serving(tmp_path, port):
             until(lambda: count() == 2)
-            until(lambda: shows_a_pair(page))
+            until(lambda: shows_pictures(page))
             page.open(f"http://127.0.0.1:{port}/", width=390, scheme="dark")
-            until(lambda: shows_a_pair(page))
+            until(lambda: shows_pictures(page))
             assert page.unfit() == []
             assert count() == 2
     assert [vote.verdict for vote in load_votes(study.records)] == ["left", "right"]
+
+
+def test_renders_are_rated_by_keys_and_buttons(study: ReportedStudy, tmp_path: Path) -> None:
+    port = free_port()
+
+    def given() -> list[int | None]:
+        return [rating.rating for rating in load_ratings(study.records)]
+
+    def rate(key: str, ratings: list[int | None]) -> None:
+        before = page.script("return document.querySelector('#left img').src")
+        press(page, key)
+        until(lambda: given() == ratings)
+        until(lambda: page.script("return document.querySelector('#left img').src") != before)
+        until(lambda: shows_pictures(page))
+
+    with browser(tmp_path / "profile") as page, serving(tmp_path, port, "--rate"):
+        page.open(f"http://127.0.0.1:{port}/", width=390)
+        until(lambda: shows_pictures(page))
+        assert page.unfit() == []
+        rate("7", [7])
+        rate("t", [7, 10])
+        rate("0", [7, 10, 0])
+        press(page, "u")
+        until(lambda: given() == [7, 10])
+        page.script("document.querySelector('[data-answer=\"10\"]').click()")
+        until(lambda: given() == [7, 10, 10])
+        assert page.complaints() == []

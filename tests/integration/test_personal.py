@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from scorers.errors import ScorerError, WrongWeightsError
 from scorers.protocol import BuildContext, ImageScorer, SuiteImages
 from scorers.registry import build, parse_settings
+from studies.records.ratings import show_render, store_rating
 from studies.records.stored_renders import load_renders
 from studies.records.votes import Verdict, cast_vote, show_pair
 from studies.spec.suite import SuiteItem
@@ -197,3 +199,16 @@ def test_a_head_of_another_clip_or_no_head_at_all_is_refused(
         save_file(state, folder / "taste.safetensors")
         with pytest.raises(ScorerError, match=words):
             personal(folder, tmp_path)
+
+
+def test_ratings_teach_as_well_as_votes(study: ReportedStudy, train: Call) -> None:
+    random = np.random.default_rng(9)
+    for number in random.permutation(np.repeat(range(TRIALS), 2)):
+        for item in range(PROMPTS):
+            shown = show_render(study.records, "fay", item, int(number))
+            store_rating(study.records, shown.token, round(10 * warmth(item, int(number))))
+    said = train("-o", "fay.safetensors", "--person", "fay", code=0).out
+    found = re.search(r"(\d+) votes on 12 items by fay; (\d+) of them equal", said)
+    assert found is not None
+    assert 100 < int(found[1]) <= 15 * PROMPTS  # one fewer than ratings, of each item
+    assert int(found[2]) > 0

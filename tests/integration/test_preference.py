@@ -177,10 +177,10 @@ def test_a_vote_on_the_page_changes_what_is_best_and_taking_it_back_changes_it_a
     study = voted_study(tmp_path, ALONE)
     store_pictures(study, (0, 1, 4))
     ballots = Ballots(study.records, study.artifacts, np.random.default_rng(0))
-    pair = ballots.next_pair("ann")
+    pair = ballots.ask("ann")
     assert pair is not None
     before = [trial.objectives for trial in study.trials()]
-    assert ballots.vote(pair.token, "left")
+    assert ballots.answer(pair.token, "left")
     after = [trial.objectives for trial in study.trials()]
     assert after != before
     ballots.undo("ann")
@@ -209,9 +209,9 @@ def test_a_worker_explores_then_waits_for_people_and_goes_on_as_they_vote(tmp_pa
         """Vote once the worker has said that it waits; asked by the worker between its looks."""
         if again.of(VotesAwaited):
             for _ in range(6):
-                pair = ballots.next_pair("ann")
+                pair = ballots.ask("ann")
                 assert pair is not None
-                ballots.vote(pair.token, "left")
+                ballots.answer(pair.token, "left")
         return False
 
     again = Recorder()

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,26 @@ import pytest
 from PIL import Image
 from real_databases import new_postgresql_url
 from reported_study import ReportedStudy, begin_reported, draw, store_pictures
+from scipy import stats
 from stored_study import store_study
 
 from optimizer.observe.guarded_server import guarded_server
 from optimizer.voting.application import LIMITS, VotePage
 from optimizer.voting.ballots import Ballots
+from optimizer.voting.questions import Questions
+from optimizer.voting.rated_renders import RatedRenders
 from optimizer.voting.standings import load_standings
 from studies.files.artifacts import Artifacts
 from studies.records import tables
 from studies.records.database import Database, open_database
+from studies.records.ratings import (
+    forget_unrated,
+    load_ratings,
+    load_shown_render,
+    show_render,
+    store_rating,
+    take_rating_back,
+)
 from studies.records.study_records import StudyRecords
 from studies.records.votes import (
     cast_vote,
@@ -113,6 +125,33 @@ def test_pairs_that_nobody_voted_on_are_removed_after_a_month(
     assert len(load_votes(records)) == 1
 
 
+def test_ratings_count_once_are_taken_back_and_go_with_their_study(records: StudyRecords) -> None:
+    shown = show_render(records, "ann", 2, 3)
+    assert load_ratings(records) == []
+    assert store_rating(records, shown.token, 4)
+    assert store_rating(records, shown.token, 10)
+    (rating,) = load_ratings(records)
+    assert (rating.person, rating.item, rating.number, rating.rating) == ("ann", 2, 3, 10)
+    assert take_rating_back(records, "bob") is None
+    back = take_rating_back(records, "ann")
+    assert back is not None
+    assert back.token == shown.token
+    assert load_ratings(records) == []
+    delete_study(records, Artifacts.beside(records.database.url))
+    assert not store_rating(records, shown.token, 5)
+
+
+def test_renders_that_nobody_rated_are_removed_after_a_month(
+    records: StudyRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rated, left = show_render(records, "ann", 0, 0), show_render(records, "ann", 1, 0)
+    store_rating(records, rated.token, 0)
+    monkeypatch.setattr("studies.records.ratings.FORGOTTEN_SECONDS", -1)
+    forget_unrated(records)
+    assert load_shown_render(records, left.token) is None
+    assert len(load_ratings(records)) == 1
+
+
 @dataclass(frozen=True)
 class Page:
     """The page as it is served."""
@@ -134,16 +173,33 @@ class Page:
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
+def reported(tmp_path: Path) -> ReportedStudy:
     study = begin_reported(tmp_path, "v", score, trials=TRIALS)
     store_pictures(study, (0, 1, 4))
-    ballots = Ballots(study.records, study.artifacts, np.random.default_rng(0))
-    server = guarded_server(VotePage(ballots, "ann"), "127.0.0.1", 0, None, LIMITS)
+    return study
+
+
+@contextmanager
+def served(study: ReportedStudy, questions: Questions) -> Iterator[Page]:
+    """Serve the page until the block ends."""
+    server = guarded_server(VotePage(questions, "ann"), "127.0.0.1", 0, None, LIMITS)
     thread = threading.Thread(target=server.run)
     thread.start()
     yield Page(study, f"http://127.0.0.1:{server.port}")
     server.close()
     thread.join()
+
+
+@pytest.fixture
+def page(reported: ReportedStudy) -> Iterator[Page]:
+    with served(reported, Ballots(reported.records, reported.artifacts, np.random.default_rng(0))) as page:
+        yield page
+
+
+@pytest.fixture
+def rating_page(reported: ReportedStudy) -> Iterator[Page]:
+    with served(reported, RatedRenders(reported.records, reported.artifacts, np.random.default_rng(0))) as page:
+        yield page
 
 
 def refusal(request: urllib.request.Request) -> tuple[int, bytes]:
@@ -155,9 +211,9 @@ def refusal(request: urllib.request.Request) -> tuple[int, bytes]:
 
 
 def test_a_pair_is_shown_blind_and_its_vote_is_stored(page: Page) -> None:
-    pair = page.post("/pair", person=" ann ")
-    assert set(pair) == {"token", "prompt", "own_votes", "all_votes", "trials"}
-    assert pair["trials"] == 3
+    pair = page.post("/next", person=" ann ")
+    assert set(pair) == {"token", "prompt", "progress"}
+    assert pair["progress"] == "0 votes of yours, 0 in all, on 3 trials"
     stored = load_pair(page.study.records, pair["token"])
     assert stored is not None
     assert {stored.left, stored.right} <= {0, 1, 4}
@@ -167,34 +223,34 @@ def test_a_pair_is_shown_blind_and_its_vote_is_stored(page: Page) -> None:
         image = page.image(pair["token"], side)
         assert image.info == {}  # no text of a render, which would tell its trial
         np.testing.assert_array_equal(np.array(image).transpose(2, 0, 1), draw(item, number, (96, 64)))
-    assert page.post("/vote", token=pair["token"], verdict="left") == {"stored": True}
-    assert page.post("/vote", token=pair["token"], verdict="left") == {"stored": True}
+    assert page.post("/answer", token=pair["token"], answer="left") == {"stored": True}
+    assert page.post("/answer", token=pair["token"], answer="left") == {"stored": True}
     (vote,) = load_votes(page.study.records)
     assert (vote.person, vote.verdict) == ("ann", "left")
-    following = page.post("/pair", person="ann")
-    assert (following["own_votes"], following["all_votes"]) == (1, 1)
+    following = page.post("/next", person="ann")
+    assert following["progress"] == "1 vote of yours, 1 in all, on 3 trials"
     assert page.post("/undo", person="ann")["token"] == pair["token"]
-    assert page.post("/undo", person="ann") == {"nothing": "no vote of yours is left to take back"}
+    assert page.post("/undo", person="ann") == {"nothing": "no answer of yours is left to take back"}
 
 
 def test_a_study_without_pictures_says_what_to_do(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "v", score, trials=4)
     ballots = Ballots(study.records, study.artifacts)
-    assert ballots.next_pair("ann") is None
+    assert ballots.ask("ann") is None
     store_pictures(study, (0,))
-    assert Ballots(study.records, study.artifacts).next_pair("ann") is None
+    assert Ballots(study.records, study.artifacts).ask("ann") is None
 
 
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
-        ("/vote", {"token": "0" * 32, "verdict": "best"}, 400),
-        ("/vote", {"verdict": "left"}, 400),
-        ("/pair", {"person": "   "}, 400),
-        ("/pair", {"person": "x" * 101}, 400),
-        ("/pair", {"person": "a\u202eb"}, 400),
-        ("/pair", {"person": "a" * 5000}, 413),
-        ("/vote", [], 400),
+        ("/answer", {"token": "0" * 32, "answer": "best"}, 400),
+        ("/answer", {"answer": "left"}, 400),
+        ("/next", {"person": "   "}, 400),
+        ("/next", {"person": "x" * 101}, 400),
+        ("/next", {"person": "a\u202eb"}, 400),
+        ("/next", {"person": "a" * 5000}, 413),
+        ("/answer", [], 400),
         ("/elsewhere", {}, 404),
     ],
 )
@@ -216,14 +272,14 @@ def test_what_the_page_never_sends_is_refused_in_one_line(page: Page, path: str,
     ],
 )
 def test_pages_of_other_sites_cannot_vote(page: Page, headers: dict[str, str], status: int) -> None:
-    request = urllib.request.Request(f"{page.url}/pair", b'{"person": "ann"}', headers)
+    request = urllib.request.Request(f"{page.url}/next", b'{"person": "ann"}', headers)
     assert refusal(request)[0] == status
 
 
 def test_a_vote_on_a_study_that_was_deleted_is_told(page: Page) -> None:
-    pair = page.post("/pair", person="ann")
+    pair = page.post("/next", person="ann")
     delete_study(page.study.records, page.study.artifacts)
-    assert page.post("/vote", token=pair["token"], verdict="left") == {"stored": False}
+    assert page.post("/answer", token=pair["token"], answer="left") == {"stored": False}
 
 
 def test_standings_name_the_lead_over_the_better_parent(page: Page) -> None:
@@ -244,6 +300,52 @@ def test_standings_name_the_lead_over_the_better_parent(page: Page) -> None:
     assert other.lead.value < 0
 
 
+def test_renders_are_rated_one_at_a_time_each_once_before_any_twice(rating_page: Page) -> None:
+    records, seen = rating_page.study.records, set()
+    for index in range(12):  # three trials with four items
+        question = rating_page.post("/next", person="ann")
+        assert question["progress"].startswith(f"{index} rating")
+        shown = load_shown_render(records, question["token"])
+        assert shown is not None
+        seen.add((shown.number, shown.item))
+        item = records.study.spec.suite.items()[shown.item]
+        image = rating_page.image(question["token"], "left")
+        assert image.info == {}
+        np.testing.assert_array_equal(np.array(image).transpose(2, 0, 1), draw(item, shown.number, (96, 64)))
+        assert rating_page.post("/answer", token=question["token"], answer=str(index % 11)) == {"stored": True}
+    assert seen == {(number, item) for number in (0, 1, 4) for item in range(4)}
+    assert rating_page.post("/undo", person="ann")["token"] == question["token"]
+    assert len(load_ratings(records)) == 11
+
+
+@pytest.mark.parametrize("answer", ["11", "-1", "left", "07", 7, None])
+def test_only_whole_numbers_from_0_to_10_are_ratings(rating_page: Page, answer: Any) -> None:
+    token = rating_page.post("/next", person="ann")["token"]
+    body = json.dumps({"token": token, "answer": answer}).encode()
+    code, _ = refusal(urllib.request.Request(f"{rating_page.url}/answer", body, {"Content-Type": "application/json"}))
+    assert code == 400
+    assert load_ratings(rating_page.study.records) == []
+
+
+def test_standings_have_the_mean_rating_with_students_interval(reported: ReportedStudy) -> None:
+    records = reported.records
+    for number, given in ((4, (7, 9, 8, 10)), (1, (5, 5)), (0, (3,))):
+        for rating in given:
+            store_rating(records, show_render(records, "bob", 0, number).token, rating)
+    cast_vote(records, show_pair(records, "ann", 0, 1, 0).token, "left")
+    standings = load_standings(records)
+    assert [row.number for row in standings.rows] == [1, 0, 4]  # those with votes come first
+    assert (standings.votes, standings.ratings, standings.people) == (1, 7, ("ann", "bob"))
+    best = standings.rows[2].rating
+    assert best is not None
+    low, high = stats.t.interval(0.95, 3, 8.5, stats.sem([7, 9, 8, 10]))
+    assert (best.value, best.count) == (8.5, 4)
+    assert best.interval == pytest.approx((low, min(high, 10)))
+    same = standings.rows[0].rating
+    assert same is not None
+    assert same.interval is None
+
+
 def test_votes_on_a_trial_that_was_deleted_count_for_nobody(page: Page) -> None:
     records = page.study.records
     cast_vote(records, show_pair(records, "ann", 0, 1, 0).token, "left")
@@ -254,14 +356,14 @@ def test_votes_on_a_trial_that_was_deleted_count_for_nobody(page: Page) -> None:
         connection.execute(tables.renders.delete().where(tables.renders.c.trial_id == trial.id))
         connection.execute(tables.scores.delete().where(tables.scores.c.trial_id == trial.id))
         connection.execute(tables.trials.delete().where(tables.trials.c.id == trial.id))
-    assert page.post("/vote", token=open_pair.token, verdict="left") == {"stored": True}
+    assert page.post("/answer", token=open_pair.token, answer="left") == {"stored": True}
     standings = load_standings(records)
     assert [row.number for row in standings.rows] == [1, 0]
     assert standings.rows[1].tally is not None
     assert standings.rows[1].tally.count == 1
     ballots = Ballots(records, page.study.artifacts, np.random.default_rng(0))  # as after a restart of the page
     assert ballots.image(open_pair.token, "left") is None
-    pair = ballots.next_pair("ann")
+    pair = ballots.ask("ann")
     assert pair is not None
     following = load_pair(records, pair.token)
     assert following is not None
@@ -273,8 +375,8 @@ def test_two_people_at_one_page_each_have_their_own_votes(page: Page) -> None:
 
     def votes_of(person: str) -> None:
         for _ in range(5):
-            pair = page.post("/pair", person=person)
-            answers[person].append(page.post("/vote", token=pair["token"], verdict="left"))
+            pair = page.post("/next", person=person)
+            answers[person].append(page.post("/answer", token=pair["token"], answer="left"))
 
     threads = [threading.Thread(target=votes_of, args=(person,)) for person in answers]
     for thread in threads:
@@ -288,9 +390,9 @@ def test_two_people_at_one_page_each_have_their_own_votes(page: Page) -> None:
 
 
 def test_a_vote_while_the_database_is_away_is_refused_and_counts_once_when_it_is_back(page: Page) -> None:
-    pair = page.post("/pair", person="ann")
-    body = json.dumps({"token": pair["token"], "verdict": "left"}).encode()
-    request = urllib.request.Request(f"{page.url}/vote", body, {"Content-Type": "application/json"})
+    pair = page.post("/next", person="ann")
+    body = json.dumps({"token": pair["token"], "answer": "left"}).encode()
+    request = urllib.request.Request(f"{page.url}/answer", body, {"Content-Type": "application/json"})
     file = database_file(page.study.records.database.url)
     assert file is not None
     away = file.with_name("away")
@@ -302,6 +404,6 @@ def test_a_vote_while_the_database_is_away_is_refused_and_counts_once_when_it_is
     page.study.records.database.engine.dispose()
     file.unlink(missing_ok=True)
     away.rename(file)
-    assert page.post("/vote", token=pair["token"], verdict="left") == {"stored": True}
-    assert page.post("/vote", token=pair["token"], verdict="left") == {"stored": True}
+    assert page.post("/answer", token=pair["token"], answer="left") == {"stored": True}
+    assert page.post("/answer", token=pair["token"], answer="left") == {"stored": True}
     assert len(load_votes(page.study.records)) == 1

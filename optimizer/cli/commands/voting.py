@@ -23,7 +23,11 @@ from optimizer.cli.common import (
 from studies.system.advice import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
+    from optimizer.voting.mean_ratings import MeanRating
+    from optimizer.voting.questions import Questions
     from optimizer.voting.standings import Standing
+    from studies.files.artifacts import Artifacts
+    from studies.records.study_records import StudyRecords
 
 
 def vote(
@@ -36,26 +40,38 @@ def vote(
     host: Host = "127.0.0.1",
     port: Port = 8081,
     password_file: PasswordFile = None,
+    rate: Annotated[bool, typer.Option("--rate", help="Show one render at a time, to be rated 0 to 10.")] = False,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Serve a page on which people say which of two renders is better, without knowing which trials they are of."""
     url = stored_url(storage)
     database = database_to_change(url)
     from studies.records.stored_studies import open_study
-    from studies.records.votes import forget_unanswered
 
     records = open_study(database, study)
     password = password_for(host, password_file, danger="the page can vote")
     with loading_libraries():
         from optimizer.observe.guarded_server import guarded_server
         from optimizer.voting.application import LIMITS, VotePage
-        from optimizer.voting.ballots import Ballots
         from studies.files.artifacts import Artifacts
 
-        forget_unanswered(records)
-        ballots = Ballots(records, Artifacts.existing(url, artifacts))
-    server = guarded_server(VotePage(ballots, person or _own_name()), host, port, password, LIMITS)
+        questions = _questions(records, Artifacts.existing(url, artifacts), rate=rate)
+    server = guarded_server(VotePage(questions, person or own_name()), host, port, password, LIMITS)
     serve(server, host, "/", "vote", show=show)
+
+
+def _questions(records: StudyRecords, artifacts: Artifacts, *, rate: bool) -> Questions:
+    """Return what the page asks; questions that were left open long ago are forgotten."""
+    from optimizer.voting.ballots import Ballots
+    from optimizer.voting.rated_renders import RatedRenders
+    from studies.records.ratings import forget_unrated
+    from studies.records.votes import forget_unanswered
+
+    if rate:
+        forget_unrated(records)
+        return RatedRenders(records, artifacts)
+    forget_unanswered(records)
+    return Ballots(records, artifacts)
 
 
 def votes(
@@ -88,11 +104,17 @@ def _as_json(standing: Standing) -> dict[str, object]:
         "votes": standing.votes,
         "lead": None if lead is None else {"value": lead.value, "low": lead.low, "high": lead.high},
         "over": standing.over,
+        "rating": None if standing.rating is None else _rating_as_json(standing.rating),
         "preferred": None if tally is None else [tally.preferred, tally.other, tally.undecided],
     }
 
 
-def _own_name() -> str:
+def _rating_as_json(rating: MeanRating) -> dict[str, object]:
+    low, high = rating.interval or (None, None)
+    return {"value": rating.value, "low": low, "high": high, "count": rating.count}
+
+
+def own_name() -> str:
     """Return the user's name on this machine."""
     try:
         return getpass.getuser()

@@ -21,15 +21,21 @@ def print_standings(study: StoredStudy, url: str, standings: Standings) -> None:
         console.print(escaped(f"nobody has voted on {study.name} yet: {command}"), soft_wrap=True)
         return
     over = next((row.over for row in standings.rows if row.over is not None), None)
-    table = FoldingTable(escaped(f"{study.name}: {counted(standings.votes, 'vote')} by {', '.join(standings.people)}"))
+    given = f"{counted(standings.votes, 'vote')}, {counted(standings.ratings, 'rating')}"
+    if not standings.ratings:
+        given = counted(standings.votes, "vote")
+    table = FoldingTable(escaped(f"{study.name}: {given} by {', '.join(standings.people)}"))
     table.head("trial", justify="right")
     table.head("what")
     table.head("votes", justify="right")
     table.head("lead, log-odds" if over is None else escaped(f"lead over {over}, log-odds"), justify="right")
     table.head("95 %", justify="right")
     table.head("preferred")
+    if standings.ratings:
+        table.head("rating")
     for row in standings.rows:
-        table.add_row(str(row.number), escaped(row.name), str(row.votes), *_lead(row), _preferred(row))
+        cells = [str(row.number), escaped(row.name), str(row.votes), *_lead(row), _preferred(row)]
+        table.add_row(*cells, *([_rating(row)] if standings.ratings else []))
     console.print(table)
 
 
@@ -49,3 +55,14 @@ def _preferred(row: Standing) -> str:
         return f"0 of 0{undecided}"
     low, high = interval
     return f"{row.tally.preferred} of {decided} ({100 * low:.0f} to {100 * high:.0f} %){undecided}"
+
+
+def _rating(row: Standing) -> str:
+    """Return the mean of a trial's ratings, in words."""
+    if row.rating is None:
+        return ""
+    of = f" of {counted(row.rating.count, 'rating')}"
+    if row.rating.interval is None:
+        return f"{row.rating.value:.1f}{of}"
+    low, high = row.rating.interval
+    return f"{row.rating.value:.1f} ({low:.1f} to {high:.1f}){of}"

@@ -3,13 +3,14 @@
   const SMALL = 192; // pixels of the longer side, up to which pictures are shown with hard edges
   const AGAIN = 3000; // milliseconds until something that failed is tried again
   const at = (id) => document.getElementById(id);
-  const pictures = [at("left").querySelector("img"), at("right").querySelector("img")];
+  const sides = [...document.querySelectorAll(".side")];
+  const pictures = sides.map((side) => side.querySelector("img"));
   const person = at("person");
-  let pair = null; // that is shown, or null
-  let asking = 0; // counts requests for a pair: an older answer is dropped
+  let question = null; // that is shown, or null
+  let asking = 0; // counts requests for a question: an older one that comes late is dropped
 
-  // Votes that the server has not stored yet. They outlive this page, and a server that is away.
-  const KEY = "mergetune-votes" + location.pathname;
+  // Answers that the server has not stored yet. They outlive this page, and a server that is away.
+  const KEY = `mergetune-${document.body.dataset.kind}${location.pathname}`;
   const waiting = JSON.parse(localStorage.getItem(KEY) || "[]");
   const keep = () => localStorage.setItem(KEY, JSON.stringify(waiting));
 
@@ -27,26 +28,30 @@
     at("message").textContent = text || "";
   }
 
+  function sayWhy(error) {
+    say(waiting.length ? `${waiting.length} of your answers wait to be stored: ${error.message}` : error.message);
+  }
+
   function show(found) {
-    pair = found.token ? found : null;
-    at("pair").hidden = !pair;
-    at("prompt").textContent = pair ? pair.prompt : "";
-    if (!pair) { say(found.waiting || found.nothing); return; }
+    question = found.token ? found : null;
+    at("pictures").hidden = !question;
+    at("prompt").textContent = question ? question.prompt : "";
+    if (!question) { say(found.waiting || found.nothing); return; }
     say("");
-    at("progress").textContent = `${pair.own_votes} votes of yours, ${pair.all_votes} in all, on ${pair.trials} trials`;
-    ["left", "right"].forEach((side, index) => { pictures[index].src = `image/${pair.token}/${side}.png`; });
+    at("progress").textContent = question.progress;
+    sides.forEach((side, index) => { pictures[index].src = `image/${question.token}/${side.id}.png`; });
   }
 
   async function next() {
     const own = ++asking;
     try {
-      const found = await post("pair", { person: person.value });
+      const found = await post("next", { person: person.value });
       if (own !== asking) return;
       show(found);
       if (found.waiting) setTimeout(() => { if (own === asking) next(); }, AGAIN);
     } catch (error) {
       if (own !== asking) return;
-      say(`${error.message}`);
+      sayWhy(error);
       setTimeout(() => { if (own === asking) next(); }, AGAIN);
     }
   }
@@ -57,23 +62,23 @@
     sending = true;
     try {
       while (waiting.length) {
-        const answer = await post("vote", waiting[0]);
+        const answer = await post("answer", waiting[0]);
         waiting.shift();
         keep();
-        if (!answer.stored) say("That pair is gone, and its vote with it: its study was deleted.");
+        if (!answer.stored) say("That question is gone, and your answer with it.");
       }
     } catch (error) {
-      say(`${waiting.length} of your votes wait to be stored: ${error.message}`);
+      sayWhy(error);
       setTimeout(send, AGAIN);
     }
     sending = false;
   }
 
-  async function vote(verdict) {
-    if (!pair) return;
-    waiting.push({ token: pair.token, verdict });
+  async function answer(given) {
+    if (!question) return;
+    waiting.push({ token: question.token, answer: given });
     keep();
-    pair = null;
+    question = null;
     await send();
     next();
   }
@@ -87,7 +92,7 @@
       if (own !== asking) return;
       if (found.token) show(found); else say(found.nothing);
     } catch (error) {
-      say(error.message);
+      sayWhy(error);
     }
   }
 
@@ -105,25 +110,23 @@
     picture.addEventListener("load", () => {
       document.body.classList.toggle("small", Math.max(picture.naturalWidth, picture.naturalHeight) <= SMALL);
     });
-    picture.addEventListener("error", () => { // its file is gone: another pair
-      if (pair) { pair = null; setTimeout(next, AGAIN); }
+    picture.addEventListener("error", () => { // its file is gone: another question
+      if (question) { question = null; setTimeout(next, AGAIN); }
     });
   });
-  document.querySelectorAll("[data-verdict]").forEach((button) => {
-    button.addEventListener("click", () => vote(button.dataset.verdict));
+  document.querySelectorAll("[data-answer]").forEach((button) => {
+    button.addEventListener("click", () => answer(button.dataset.answer));
   });
-  at("left").addEventListener("click", () => vote("left"));
-  at("right").addEventListener("click", () => vote("right"));
   at("undo").addEventListener("click", undo);
   at("zoom").addEventListener("click", zoom);
-  const keys = {
-    ArrowLeft: () => vote("left"), ArrowRight: () => vote("right"), ArrowDown: () => vote("equal"), e: () => vote("equal"),
-    b: () => vote("both_bad"), u: undo, Backspace: undo, z: zoom,
-  };
+  const keys = {};
+  document.querySelectorAll("[data-keys]").forEach((button) => {
+    button.dataset.keys.split(" ").forEach((key) => { keys[key] = button; });
+  });
   document.addEventListener("keydown", (event) => {
     if (event.target === person || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-    const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (act) { event.preventDefault(); act(); }
+    const button = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (button) { event.preventDefault(); button.click(); }
   });
   send().then(next);
 })();

@@ -1,0 +1,88 @@
+"""Ratings of single renders: which is shown next, and what was rated so far."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from basics.messages import counted
+from optimizer.voting.candidates import LOOKS_AGAIN, LatestCandidates
+from optimizer.voting.questions import Question, QuestionKind
+from studies.files.artifacts import Artifacts
+from studies.records.ratings import (
+    Rating,
+    load_ratings,
+    load_shown_render,
+    show_render,
+    store_rating,
+    take_rating_back,
+)
+from studies.records.study_records import StudyRecords
+
+
+class RatedRenders:
+    """The ratings of one study, as questions for a page.
+
+    Args:
+        random: where chance comes from.
+    """
+
+    kind: Final[QuestionKind] = "rating"
+    waiting: Final = f"there is no finished trial with stored renders yet: {LOOKS_AGAIN}"
+
+    def __init__(self, records: StudyRecords, artifacts: Artifacts, random: np.random.Generator | None = None) -> None:
+        self._records = records
+        self._random = np.random.default_rng() if random is None else random
+        self._lock = threading.Lock()
+        self._candidates = LatestCandidates(records, artifacts)
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self._records.study.name
+
+    @property
+    def explanation(self) -> str:
+        """What is shown."""
+        return f"Study {self.name}. One render of one trial, 0 (worst) to 10 (best): nobody is told which trial it is."
+
+    def ask(self, person: str) -> Question | None:
+        """Return a render for a person, one of those that they rated least often; None where there is none yet."""
+        items = self._candidates.load().items
+        ratings = load_ratings(self._records)
+        own = Counter((each.number, each.item) for each in ratings if each.person == person)
+        renders = [(number, item) for number, shown in items.items() for item in sorted(shown)]
+        if not renders:
+            return None
+        least = min(own[render] for render in renders)
+        open_renders = [render for render in renders if own[render] == least]
+        with self._lock:  # a generator is one thread's
+            number, item = open_renders[self._random.integers(len(open_renders))]
+        return self._question(show_render(self._records, person, item, number), ratings)
+
+    def image(self, token: str, side: str) -> bytes | None:
+        """Return the render, which is on the left: see `Questions`."""
+        shown = load_shown_render(self._records, token) if side == "left" else None
+        return None if shown is None else self._candidates.image(shown.number, shown.item)
+
+    def answer(self, token: str, answer: str) -> bool:
+        """Store a rating; False where its render is gone."""
+        return store_rating(self._records, token, int(answer))
+
+    def undo(self, person: str) -> Question | None:
+        """Take back the last rating of a person, and return its render; None where there is none."""
+        rating = take_rating_back(self._records, person)
+        return None if rating is None else self._question(rating, load_ratings(self._records))
+
+    def _question(self, shown: Rating, ratings: Sequence[Rating]) -> Question:
+        own = Counter(each.person for each in ratings)[shown.person]
+        trials = counted(len(self._candidates.load().trials), "trial")
+        return Question(
+            token=shown.token,
+            prompt=self._records.study.spec.suite.items()[shown.item].prompt,
+            progress=f"{counted(own, 'rating')} of yours, {len(ratings)} in all, on {trials}",
+        )
