@@ -190,6 +190,8 @@ def why_not_paired(name: str, first: Side, second: Side) -> str | None:
     files = files_of_scorer(name)
     if first.study.fingerprints.get(files) != second.study.fingerprints.get(files):
         return "the files it reads (weights, references) differ"
+    if _compared_files(name, first) != _compared_files(name, second):
+        return "it compares with another model in each"
     if name not in first.scores.by_item or name not in second.scores.by_item:
         return "it is one number for the whole set of images, not one per image"
     one, other = first.study.spec.suite.items(), second.study.spec.suite.items()
@@ -198,6 +200,12 @@ def why_not_paired(name: str, first: Side, second: Side) -> str | None:
     if not np.array_equal(_relative_weights(one), _relative_weights(other)):
         return "the weights of the prompts differ"
     return None
+
+
+def _compared_files(name: str, side: Side) -> tuple[str, ...]:
+    """Return the sha256 of the parents with whose renders a scorer compares: its settings name them by letter."""
+    sha256 = {file.letter: file.sha256 for file in side.study.parents}
+    return tuple(sha256[letter] for letter in side.objective.compared.get(name, ()))
 
 
 def _paired_scorer(name: str, first: Side, second: Side) -> Paired | Unpaired:

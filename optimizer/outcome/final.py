@@ -69,11 +69,14 @@ def choose_finalists(
     able = best_trials(trials, objective) if several else [trial for trial in trials if trial.is_whole]
     ranked = [trial for trial in rank(able) if trial.number not in {parent.number for parent in parents.values()}]
     feasible = [trial for trial in ranked if is_feasible(trial, objective)]
+    merges = [trial for trial in trials if trial.is_whole and trial.origin.parent is None]
     candidates = {trial.recipe.digest: trial for trial in reversed(feasible)}  # of equal recipes the better ranked
-    if not candidates and ranked:
+    if not merges:
+        raise FinalError("no trial but the parents' own is finished, so there is no candidate: resume the study first")
+    if not any(is_feasible(trial, objective) for trial in merges):
         raise FinalError(f"no merge keeps the constraints ({objective.constraints.in_words()}): there is no candidate")
     if not candidates:
-        raise FinalError("no trial but the parents' own is finished, so there is no candidate: resume the study first")
+        raise FinalError("every merge is behind a parent in all objectives: there is no candidate")
     return parents, list(reversed(candidates.values()))[: settings.top]
 
 

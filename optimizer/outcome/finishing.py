@@ -15,8 +15,9 @@ from optimizer.search.shortlist import by_posterior
 from optimizer.search.stopping import stored_end
 from optimizer.sheets.final import save_final_sheet
 from optimizer.system.retry import Retry
+from optimizer.trial.missing_final import misses_final
 from studies.files.artifacts import Artifacts
-from studies.records.finals import Final, lacks_final, store_final
+from studies.records.finals import Final, store_final
 from studies.records.kept_renders import documented_renders, render_names
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
@@ -34,7 +35,7 @@ class Finish:
 def final_is_due(records: StudyRecords) -> bool:
     """Return whether the budget is spent, no worker is still at work, and the final does not cover all trials."""
     trials = load_trials(records)
-    return stored_end(records, trials) is not None and lacks_final(records, trials)
+    return stored_end(records, trials) is not None and misses_final(records, trials)
 
 
 def finish_study(

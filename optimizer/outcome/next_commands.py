@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from optimizer.search.stopping import stored_end
 from optimizer.trial.best import Best, best_of, load_results
+from optimizer.trial.missing_final import misses_final
 from optimizer.trial.objective import Objective
-from studies.records.finals import lacks_final
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 from studies.system.advice import advised
@@ -41,7 +41,7 @@ def finish_command(records: StudyRecords) -> str:
 
 def _final(records: StudyRecords, trials: Sequence[StoredTrial]) -> list[str]:
     """Return the command of the final that a study which has ended lacks."""
-    return [finish_command(records)] if lacks_final(records, trials) else []
+    return [finish_command(records)] if misses_final(records, trials) else []
 
 
 def _export(records: StudyRecords, best: Best | None) -> list[str]:

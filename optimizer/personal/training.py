@@ -93,8 +93,8 @@ def require_enough(compared: Compared) -> None:
         lost = f", without {counted(compared.lost, 'vote')} on renders that are not stored" if compared.lost else ""
         raise TooFewVotesError(
             f"expected votes that prefer one of two renders on at least {FEWEST_GROUPS} items (a prompt with a seed), "
-            f"got {counted(len(_decided(compared)), 'such vote')} on {items}{lost}: vote with `mergetune study vote`, "
-            "in studies with `render: {keep: all}`"
+            f"got {counted(len(_decided(compared)), 'such vote')} on {items}{lost}: vote on more of them "
+            "(`study vote`), in studies with `render: {keep: all}`"
         )
 
 

@@ -50,9 +50,13 @@ class ByGroup:
         """What a reader should know of it, one sentence each."""
         if self.left_out:
             yield f"without {', '.join(self.left_out)}: a score of a whole set cannot be told by group"
-        alone = [each.name for each in self.groups if any(gain.basis == "images" for gain in each.gains.values())]
+        alone = [each.name for each in self.groups if any(map(_over_images, each.gains.values()))]
         if alone:
             yield f"intervals over the images of a single prompt, which say nothing about others: {', '.join(alone)}"
+
+
+def _over_images(gain: Gain) -> bool:
+    return gain.basis == "images" and gain.low is not None
 
 
 def gains_by_group(results: Results, *, held_out: bool) -> ByGroup:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optimizer.report.results import Results
 from optimizer.search.shortlist import by_value
-from optimizer.trial.judgement import held_out_breach, is_surely_worse, suspicion
+from optimizer.trial.judgement import held_out_breach, surely_loses, suspicion
 from optimizer.trial.objective import SINGLE
 from studies.records.finals import Final
 from studies.records.values import Gain, StoredTrial
@@ -64,7 +64,7 @@ def score_rows(results: Results, trials: Sequence[StoredTrial]) -> tuple[ScoreRo
                 higher=info is None or info.direction == "maximize",
                 values=tuple(means.get(name) for means in scored),
                 gain=gain,
-                lost=gain is not None and is_surely_worse(gain),
+                lost=gain is not None and surely_loses(name, gain, results.objective),
             )
         )
     return tuple(rows)

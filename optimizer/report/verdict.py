@@ -11,9 +11,9 @@ from optimizer.report.prompts import PromptGains
 from optimizer.report.results import Results
 from optimizer.report.wording import interval, signed, with_interval
 from optimizer.trial.gain_text import basis_notes
-from optimizer.trial.judgement import flaws, is_ahead, is_surely_better, is_surely_worse
+from optimizer.trial.judgement import flaws, is_ahead, is_surely_better, is_surely_worse, surely_loses
 from optimizer.trial.objective import SINGLE
-from optimizer.trial.ranking import parent_trials
+from optimizer.trial.ranking import is_feasible, parent_trials
 from studies.records.values import Gain
 
 Tone = Literal["better", "unsure", "worse", "open"]
@@ -152,7 +152,8 @@ def _lost(results: Results, prompts: PromptGains) -> Iterator[str]:
     terms = results.objective.terms
     told = {SINGLE, terms[0].scorer} if len(terms) == 1 else {SINGLE}
     scores = {name: gain for name, gain in results.gains.items() if name not in told}
-    behind = {name: gain for name, gain in scores.items() if gain.value < 0}
+    compared = results.objective.is_compared
+    behind = {name: gain for name, gain in scores.items() if gain.value < 0 and not compared(name, gain.parent)}
     surely = [f"{name} {with_interval(gain)}" for name, gain in behind.items() if is_surely_worse(gain)]
     perhaps = [f"{name} {with_interval(gain)}" for name, gain in behind.items() if not is_surely_worse(gain)]
     if surely:
@@ -184,7 +185,7 @@ def _of_front(results: Results) -> Iterator[str]:
         yield f"Its gains {where}, each over the parent that is better in it: {told}."
         suite = results.suite(held_out=results.is_held_out)
         yield from (f"{_sentence(note)}." for note in basis_notes([gained], suite))
-    lost = [name for name, gain in gained.items() if is_surely_worse(gain)]
+    lost = [name for name, gain in gained.items() if surely_loses(name, gain, results.objective)]
     if lost and best.caveat is None:
         yield f"It surely loses in {' and '.join(lost)}."
 
@@ -218,7 +219,10 @@ def _command(results: Results) -> str | None:
 
 def _may_hold_a_final(results: Results) -> bool:
     """Return whether a final is missing that can be held: a parent and a merge are there to be compared."""
-    merges = any(trial.is_whole and trial.origin.parent is None for trial in results.trials)
+    merges = any(
+        trial.is_whole and trial.origin.parent is None and is_feasible(trial, results.objective)
+        for trial in results.trials
+    )
     return bool(results.study.spec.final.top and results.current_final is None and results.parents and merges)
 
 

@@ -17,6 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from basics.messages import counted
 from optimizer.errors import CheckpointError
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint
@@ -95,9 +96,20 @@ class _Kept:
             renderer = own
             if suite.digest != own.suite.digest:
                 renderer = Renderer(own.models, suite, batch_size=own.batch_size, largest_batches=own.largest_batches)
-            self._keep(suite, renderer.render().images)
+            renders = renderer.render()
+            self._refuse_broken(renders.faults)
+            self._keep(suite, renders.images)
         del own, renderer
         gc.collect()
+
+    def _refuse_broken(self, faults: Sequence[str | None]) -> None:
+        broken = [(index, fault) for index, fault in enumerate(faults) if fault is not None]
+        if len(broken) > self._plan.spec.render.degenerate_limit:
+            item, fault = broken[0]
+            raise CheckpointError(
+                f"{self._to}, which scorers compare with, renders {len(broken)} of {counted(len(faults), 'image')} "
+                f"broken (item {item}: {fault}), and nothing can be compared with those: name another checkpoint"
+            )
 
     def _keep(self, suite: SuiteSettings, images: Sequence[Tensor]) -> None:
         self._of(suite).mkdir(parents=True, exist_ok=True)

@@ -23,13 +23,13 @@ from optimizer.trial.judgement import (
     doubt,
     held_out_breach,
     is_ahead,
-    is_surely_worse,
     losses,
     luck,
+    surely_loses,
     suspicion,
 )
 from optimizer.trial.objective import SINGLE, Objective
-from optimizer.trial.ranking import best_trials
+from optimizer.trial.ranking import best_trials, is_feasible
 from optimizer.trial.repeats import counted_once, final_counted_once
 from studies.records.finals import Final, Finalist, load_final
 from studies.records.stored_trials import load_trials
@@ -123,7 +123,8 @@ def best_of(
     if not members:
         return None
     if len(objective.names) > 1:
-        return _best_of_front(front_order(members, objective, weights), final, objective, weights)
+        merge = _nearest_merge(trials, objective)
+        return _best_of_front(front_order(members, objective, weights), final, objective, weights, merge)
     return _best_of_one(members[0], trials, final, objective)
 
 
@@ -276,22 +277,27 @@ def _observed(
 
 
 def _best_of_front(
-    ordered: Sequence[StoredTrial], final: Final | None, objective: Objective, weights: Mapping[str, float] | None
+    ordered: Sequence[StoredTrial],
+    final: Final | None,
+    objective: Objective,
+    weights: Mapping[str, float] | None,
+    nearest: StoredTrial | None,
 ) -> Best:
     """Choose from the members of a front.
 
     Args:
         ordered: the members, best placed first.
+        nearest: the merge that comes nearest to the constraints; None where a merge keeps them.
     """
     names = [name for name in objective.names if weights is None or weights.get(name)]
     finalists = {trial.number: _finalist(final, trial) for trial in ordered}
     found = {
-        number: _breach(trial, finalists[number], objective) or _loss(trial, finalists[number], names, objective)
+        number: _breach(trial, _judged(final, number), objective) or _loss(trial, finalists[number], names, objective)
         for number, trial in ((trial.number, trial) for trial in ordered)
     }
     sound = [trial for trial in ordered if found[trial.number] is None]
     trial = (sound or ordered)[0]
-    merge = next((each for each in (*sound, *ordered) if each.origin.parent is None), None)
+    merge = next((each for each in (*sound, *ordered) if each.origin.parent is None), nearest)
     finalist = finalists[trial.number]
     gains, held_out = _gains(trial, finalist)
     unkept = _unkept(trial, merge, objective)
@@ -319,15 +325,17 @@ def _loss(trial: StoredTrial, finalist: Finalist | None, names: Sequence[str], o
     if finalist is not None and finalist.failure is not None:
         return "failed in the final"
     gains, held_out = _gains(trial, finalist)
-    lost = [
-        name
-        for name in names
-        if name in gains and is_surely_worse(gains[name]) and not objective.is_compared(name, gains[name].parent)
-    ]
+    lost = [name for name in names if name in gains and surely_loses(name, gains[name], objective)]
     return f"surely loses {losses(gains, lost)}{' in the final' if held_out else ''}" if lost else None
 
 
 # ------------------------------------------------------------------------------------------- constraints
+
+
+def _nearest_merge(trials: Sequence[StoredTrial], objective: Objective) -> StoredTrial | None:
+    """Return the merge that comes nearest to the constraints where no merge keeps them; None where one does."""
+    merges = best_trials([trial for trial in trials if trial.origin.parent is None], objective)
+    return merges[0] if merges and not is_feasible(merges[0], objective) else None
 
 
 def _unkept(trial: StoredTrial, merge: StoredTrial | None, objective: Objective) -> str | None:
@@ -355,6 +363,11 @@ def _breach(trial: StoredTrial, finalist: Finalist | None, objective: Objective)
 def _finalist(final: Final | None, trial: StoredTrial) -> Finalist | None:
     """Return what a final found of a merge; None where it took no part."""
     return None if final is None else final.candidate(trial.number)
+
+
+def _judged(final: Final | None, number: int) -> Finalist | None:
+    """Return what a final found of a merge or of a parent; None where it took no part."""
+    return None if final is None else next((each for each in final.finalists if each.number == number), None)
 
 
 def _gains(trial: StoredTrial, finalist: Finalist | None) -> tuple[Mapping[str, Gain], bool]:

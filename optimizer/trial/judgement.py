@@ -25,6 +25,15 @@ def is_surely_worse(gain: Gain) -> bool:
     return gain.high is not None and gain.high < 0
 
 
+def surely_loses(name: str, gain: Gain, objective: Objective) -> bool:
+    """Return whether a gain is surely a loss that counts: distance to a parent compared with is none, as all have it.
+
+    Args:
+        name: of the objective or score.
+    """
+    return is_surely_worse(gain) and not objective.is_compared(name, gain.parent)
+
+
 def doubt(final: Final, objective: Objective) -> str | None:
     """Say why the best merge may be no better than a parent; None where the final found that it surely is.
 
@@ -79,17 +88,14 @@ def suspicion(candidate: Finalist, objective: Objective) -> str | None:
         if name in candidate.held_out
         and name in candidate.in_sample
         and is_ahead(candidate.in_sample[name])
-        and is_surely_worse(candidate.held_out[name])
+        and surely_loses(name, candidate.held_out[name], objective)
     ]
     if undone:
         return f"its gain in the search is a loss {losses(candidate.held_out, undone)} on renders that it never saw"
     if not objective.terms or SINGLE not in candidate.held_out:
         return None
     lost = [
-        term.scorer
-        for term in objective.terms
-        if is_surely_worse(gain := candidate.held_out[term.scorer])
-        and not objective.is_compared(term.scorer, gain.parent)
+        term.scorer for term in objective.terms if surely_loses(term.scorer, candidate.held_out[term.scorer], objective)
     ]
     in_sample = candidate.in_sample.get(SINGLE)
     gained = is_ahead(candidate.held_out[SINGLE]) or (in_sample is not None and is_ahead(in_sample))

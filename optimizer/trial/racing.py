@@ -36,7 +36,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optimizer.trial.constraints import UNCONSTRAINED, Bound, Constraints
+from optimizer.trial.constraints import UNCONSTRAINED, Constraints
 from optimizer.trial.evidence import Evidence
 from optimizer.trial.gains import difference, difference_interval, unseen
 from optimizer.trial.objective import SINGLE, Objective, Term
@@ -75,12 +75,14 @@ class Race:
         )
 
     def goes_on(self, items: Sequence[int], trial: Evidence) -> bool:
-        """Return whether the trial may still be the best, by its evidence of these items."""
-        if any(self._surely_breaks(bound, items, trial) for bound in self.constraints.bounds):
+        """Return whether the trial may still be the best, by its evidence of these items.
+
+        Against an incumbent that breaks the constraints it is if it may come nearer to them.
+        """
+        violation = self.constraints.violation(self.evidence.scores.means)
+        if self._least_violation(items, trial) > violation:
             return False
-        if not self.constraints.keeps(self.evidence.scores.means):
-            return True
-        return self._most(items, trial, self.terms) >= 0
+        return violation > 0 or self._most(items, trial, self.terms) >= 0
 
     def estimate(self, items: Sequence[int], trial: Evidence) -> float:
         """Estimate the trial's objective over the whole suite from these items."""
@@ -98,11 +100,13 @@ class Race:
             for name, term in terms.items()
         }
 
-    def _surely_breaks(self, bound: Bound, items: Sequence[int], trial: Evidence) -> bool:
-        """Return whether the trial's mean over the whole suite is surely on the wrong side of a bound."""
-        terms = (Term(bound.scorer, bound.sign),)
-        most = bound.sign * self.evidence.scores.means[bound.scorer] + self._most(items, trial, terms)
-        return most < bound.sign * bound.value
+    def _least_violation(self, items: Sequence[int], trial: Evidence) -> float:
+        """Return by how much the trial surely breaks the constraints over the whole suite; 0 if it may keep them."""
+        least, means = 0.0, self.evidence.scores.means
+        for bound in self.constraints.bounds:
+            most = self._most(items, trial, (Term(bound.scorer, bound.sign),))
+            least += max(0.0, bound.excess(means[bound.scorer] + bound.sign * most))
+        return least
 
     def _most(self, items: Sequence[int], trial: Evidence, terms: tuple[Term, ...]) -> float:
         """Return the upper end of the trial's difference from the incumbent over the whole suite; infinite if unknown.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from optimizer.preference.search import lacks_votes
 from optimizer.search.stopping import has_ended
+from optimizer.trial.missing_final import misses_final
 from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database
-from studies.records.finals import lacks_final
 from studies.records.optuna_studies import optuna_study
 from studies.records.optuna_tables import running_trials
 from studies.records.study_records import StudyRecords
@@ -86,7 +86,7 @@ class PendingWork:
             return "trials"
         if not has_ended(records, trials, self._optuna):
             return None if lacks_votes(records, trials) else "trials"
-        return "final" if not running and lacks_final(records, trials) else None
+        return "final" if not running and misses_final(records, trials) else None
 
     def awaits_votes(self, records: StudyRecords) -> bool:
         """Return whether the search goes on when people have voted."""

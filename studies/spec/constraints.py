@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from basics.messages import unknown_name
 from basics.settings import FrozenSettings
@@ -18,6 +18,14 @@ class ConstraintSettings(FrozenSettings):
 
     min: float | None = Field(default=None, allow_inf_nan=False)
     max: float | None = Field(default=None, allow_inf_nan=False)
+
+    @field_validator("min", "max", mode="before")
+    @classmethod
+    def _no_truth(cls, value: object) -> object:
+        if isinstance(value, bool):  # pydantic would take it for 1 or 0
+            msg = f"expected a number, got {str(value).lower()}: write the bound"
+            raise ValueError(msg)
+        return value
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

@@ -86,6 +86,11 @@ class BracketSpec:
                 "a bracket compares by one number, and the spec has several `objectives`: combine its scorers under "
                 "`objective`, or judge with --by eye"
             )
+        if self.spec.constraints:
+            raise SpecError(
+                "a bracket keeps no `constraints`, so one that breaks them could win: remove them for the bracket, or "
+                "judge with --by eye"
+            )
 
     def among(self, parents: Sequence[Path]) -> StudySpec:
         """Return the spec of the search among some of the checkpoints.

@@ -154,7 +154,10 @@ def test_no_message_writes_such_a_command_by_itself() -> None:
     ]
     assert sorted(name for name, _ in written) == [
         "database.py",  # as the owner, whom no URL names
+        *("kinds.py",) * 2,  # what a scorer is said to be, in lists that know no database
         "page.py",  # of the report, which goes to people without the database
+        "personal.py",  # scorers know no database
+        *("personal_head.py",) * 2,
         "spec_text.py",  # of a first spec, which has no database yet
         "suggestions.py",  # it begins the study of a spec
         *("verdict.py",) * 2,  # of the report too

@@ -195,6 +195,17 @@ def test_a_parent_whose_images_are_broken_is_named(tmp_path: Path) -> None:
         study.runtime.evaluator.evaluate(study.runtime.probes[0].recipe)
 
 
+def test_another_checkpoint_whose_images_are_broken_is_named_and_not_kept(tmp_path: Path) -> None:
+    foods = load_file(DEMO / "foods.safetensors")
+    last = "first_stage_model.decoder.conv_out.weight"
+    save_file(foods | {last: torch.zeros_like(foods[last])}, tmp_path / "grey.safetensors")
+    scorers = {"fidelity": {"to": str(tmp_path / "grey.safetensors"), "by": "ssim"}}
+    changes = SMALL | {"scorers": scorers, "objective": {"fidelity": None}, "render": {"degenerate_limit": 7}}
+    with pytest.raises(CheckpointError, match=r"grey\.safetensors, which scorers compare with, renders 8 of 8 images"):
+        begin(tmp_path, changes)
+    assert not list((tmp_path / "cache" / "references").glob("*/renders.json"))
+
+
 @pytest.mark.slow
 def test_two_workers_of_one_process_each_compare_with_the_same_renders(tmp_path: Path, short: ShortStudy) -> None:
     study = begin(tmp_path, SMALL)

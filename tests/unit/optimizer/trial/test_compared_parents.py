@@ -88,3 +88,19 @@ def test_a_merge_that_gains_at_the_cost_of_closeness_to_the_better_parent_is_not
     assert suspicion(held(SUM).candidates[0], SUM) is None
     unaware = replace(SUM, compared={})
     assert suspicion(held(unaware).candidates[0], unaware) is not None
+
+
+def test_a_front_whose_closeness_was_gained_over_b_in_the_search_and_is_over_a_in_the_final_is_not_gamed() -> None:
+    """Parent B cannot be scored in the final, so nothing but A is left there."""
+    parents = {
+        "A": (row(0, A, "parent A"), HeldOutResult(evidence=A)),
+        "B": (row(1, B, "parent B"), HeldOutResult(failure="flat images")),
+    }
+    candidates = [(row(2, MERGE), HeldOutResult(evidence=MERGE))]
+    held = judge(parents, candidates, TWO, INFOS, suite_digest="d", complete_trials=3)
+    candidate = held.candidates[0]
+    assert candidate.in_sample["like"].value > 0
+    assert candidate.held_out["like"].high is not None
+    assert candidate.held_out["like"].high < 0
+    assert suspicion(candidate, TWO) is None
+    assert suspicion(candidate, replace(TWO, compared={})) is not None

@@ -133,6 +133,15 @@ class TestTheBest:
         assert best.trial.number in {3, 4}
         assert best.caveat is None
 
+    def test_of_a_front_that_is_a_parent_alone_names_the_nearest_merge(self) -> None:
+        a = replace(member(0, 1.0, 1.0), origin=PARENTS[0].origin)
+        best = best_of([a, member(2, 5.0, 0.6), member(3, 4.0, 0.7)], None, TWO)
+        assert best is not None
+        assert best.trial.number == 0
+        assert best.merge is not None
+        assert best.merge.number == 3
+        assert best.caveat == "no merge keeps the constraints; trial 3 comes nearest: like 0.7 (at least 0.8)"
+
     def test_a_merge_that_breaks_them_meets_an_objection(self) -> None:
         broken = row(2, 5.0, 0.6)
         assert objections(broken, [*PARENTS, broken, row(3, 2.0, 0.9)], None, ONE) == (
@@ -167,6 +176,14 @@ class TestTheFinal:
     def test_is_not_held_where_no_merge_keeps_them(self) -> None:
         with pytest.raises(FinalError, match="no merge keeps the constraints"):
             choose_finalists([*PARENTS, row(2, 5.0, 0.6)], ONE, by_value(ONE), FinalSettings())
+        a = replace(member(0, 1.0, 1.0), origin=PARENTS[0].origin)
+        with pytest.raises(FinalError, match="no merge keeps the constraints"):
+            choose_finalists([a, member(2, 5.0, 0.6)], TWO, by_value(TWO), FinalSettings())
+
+    def test_of_several_objectives_needs_a_merge_that_no_parent_dominates(self) -> None:
+        a = replace(member(0, 9.0, 1.0), origin=PARENTS[0].origin)
+        with pytest.raises(FinalError, match="behind a parent in all objectives"):
+            choose_finalists([a, member(2, 5.0, 0.9)], TWO, by_value(TWO), FinalSettings())
 
     def test_chooses_among_those_that_keep_them_there_and_compares_with_such_a_parent(self) -> None:
         held = final(shown([6, 6, 6, 6.5], [0.7, 0.72, 0.7, 0.7]), shown([2, 2, 2, 2.5], [0.9, 0.92, 0.85, 0.9]))
@@ -195,6 +212,24 @@ class TestTheFinal:
         assert best.trial.number == 10
         assert best.caveat is not None
         assert "parent B is ahead of it, but breaks the constraints in the final: like 0.125" in best.caveat
+
+
+def test_a_parent_on_a_front_that_breaks_a_bound_in_the_final_is_passed_over() -> None:
+    a = replace(member(0, 5.0, 0.95), origin=PARENTS[0].origin)
+    merge = member(2, 4.9, 0.96)
+    held = judge(
+        {"A": (a, shown([5, 5, 5, 5.1], [0.7, 0.7, 0.7, 0.71]))},
+        [(merge, shown([5.2, 5.2, 5.2, 5.3], [0.9, 0.9, 0.9, 0.91]))],
+        TWO,
+        INFOS,
+        suite_digest="d",
+        complete_trials=2,
+    )
+    in_the_search = best_of([a, merge], None, TWO)
+    best = best_of([a, merge], held, TWO)
+    assert in_the_search is not None
+    assert best is not None
+    assert (in_the_search.trial.number, best.trial.number) == (0, 2)
 
 
 def evidence(charm: Array, like: Array) -> Evidence:
@@ -236,10 +271,20 @@ class TestARace:
         race = self.race(0.9)
         assert race.goes_on(self.SEEN, self.trial(race, charm, like).part(self.SEEN)) == goes_on
 
-    def test_against_one_that_breaks_them_is_lost_by_nobody_who_may_keep_them(self) -> None:
+    @pytest.mark.parametrize(
+        ("charm", "like", "goes_on"),
+        [
+            (-1.0, 0.25, True),  # may keep the bound of 0.8
+            (-1.0, 0.1, True),  # surely breaks it, and is nearer to it
+            (5.0, 0.0, True),  # nothing is sure
+            (5.0, -0.1, False),  # surely farther from it
+        ],
+    )
+    def test_against_one_that_breaks_them_is_lost_by_who_is_surely_farther_from_them(
+        self, charm: float, like: float, *, goes_on: bool
+    ) -> None:
         race = self.race(0.6)
-        assert race.goes_on(self.SEEN, self.trial(race, -1.0, 0.25).part(self.SEEN))
-        assert not race.goes_on(self.SEEN, self.trial(race, 5.0, 0.0).part(self.SEEN))
+        assert race.goes_on(self.SEEN, self.trial(race, charm, like).part(self.SEEN)) == goes_on
 
     def test_estimates_the_mean_of_the_whole_suite_from_paired_differences(self) -> None:
         race = self.race(0.9)

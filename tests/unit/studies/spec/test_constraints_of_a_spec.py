@@ -52,6 +52,8 @@ def test_a_scorer_outside_the_objective_may_have_bounds_that_are_stored_with_the
         ("{contrast: {least: 0.1}}", "least"),
         ("{contrast: {min: much}}", "number"),
         ("{contrast: {min: .inf}}", "finite"),
+        ("{contrast: {min: true}}", "expected a number, got true"),
+        ("{contrast: {max: no}}", "expected a number, got false"),
         ("[contrast]", "constraints"),
     ],
 )

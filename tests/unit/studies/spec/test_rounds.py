@@ -80,6 +80,12 @@ def test_several_objectives_are_refused_where_one_number_decides(tmp_path: Path)
         spec_of(tmp_path, scorers=scorers, objectives=["sharpness", "contrast"]).require_one_number()
 
 
+def test_constraints_are_refused_where_scorers_judge(tmp_path: Path) -> None:
+    bounded = spec_of(tmp_path, constraints={"sharpness": {"max": 40}})
+    with pytest.raises(SpecError, match="a bracket keeps no `constraints`"):
+        bounded.require_one_number()
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_no_two_rounds_share_a_noise_with_each_other_or_with_the_search_among_the_winners(
     tmp_path: Path, count: int
