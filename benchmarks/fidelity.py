@@ -18,7 +18,7 @@ from typing import Any
 from demo_landscape import STEPS
 
 import studies
-from optimizer.observe.events import Event
+from optimizer.observe.events import Reporters
 from optimizer.outcome.final import FinalProgress, hold_final
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
@@ -40,13 +40,6 @@ from studies.records.study_records import StudyRecords
 from studies.spec.study import StudySpec, load_spec
 
 SILENT = FinalProgress(started=lambda *_: None, rendered=lambda _: None)
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def report(self, event: Event) -> None:
-        """Do nothing."""
 
 
 def spec_of(name: str, trials: int, seed: int, changes: dict[str, Any]) -> StudySpec:
@@ -76,7 +69,7 @@ def search(folder: Path, spec: StudySpec) -> tuple[StudyRecords, Runtime]:
     database = open_database(f"sqlite:///{folder}/{spec.study}.db")
     objective = runtime.objective
     records = create_study(database, runtime.spec, runtime.parents, objective.directions, objective.names)
-    TrialLoop(records, runtime, Artifacts.beside(database.url, folder / "artifacts"), Silent()).run()
+    TrialLoop(records, runtime, Artifacts.beside(database.url, folder / "artifacts"), Reporters(())).run()
     return records, runtime
 
 

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from fidelity import Silent
+from fidelity import search
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,18 +26,11 @@ import studies
 from optimizer.merging.files.checkpoint import Checkpoint, component_of
 from optimizer.merging.files.layout import live_views
 from optimizer.merging.lora.extract import extract, write_lora
-from optimizer.runtime.parent_files import hash_parents
-from optimizer.runtime.plan import make_plan
-from optimizer.runtime.setup import Runtime, build_runtime
+from optimizer.runtime.setup import Runtime
 from optimizer.trial.stored_scores import trial_scores
-from optimizer.work.trial_loop import TrialLoop
 from scorers.images import read_rgb
 from search_spaces.blocks import Architecture
-from studies.files.artifacts import Artifacts
-from studies.records.database import open_database
-from studies.records.stored_studies import create_study
 from studies.records.stored_trials import load_trials
-from studies.records.study_records import StudyRecords
 from studies.spec.study import StudySpec, load_spec
 
 DEMO = Path(studies.__file__).parent / "demo"
@@ -138,17 +131,6 @@ def spec_of(folder: Path, trials: int, seed: int) -> StudySpec:
             "render": demo["render"] | {"keep": "none"},
         }
     )
-
-
-def search(folder: Path, spec: StudySpec) -> tuple[StudyRecords, Runtime]:
-    """Run a study to the end of its budget."""
-    plan = make_plan(spec)
-    runtime = build_runtime(plan, hash_parents(plan), folder / "cache")
-    database = open_database(f"sqlite:///{folder}/study.db")
-    objective = runtime.objective
-    records = create_study(database, runtime.spec, runtime.parents, objective.directions, objective.names)
-    TrialLoop(records, runtime, Artifacts.beside(database.url, folder / "artifacts"), Silent()).run()
-    return records, runtime
 
 
 def digests(runtime: Runtime) -> dict[str, str]:

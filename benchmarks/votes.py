@@ -25,7 +25,7 @@ from optuna.trial import Trial, TrialState
 from searchers import METHODS, Params
 
 import studies
-from optimizer.observe.events import Event
+from optimizer.observe.events import Reporters
 from optimizer.preference.model import fit
 from optimizer.preference.points import points_of
 from optimizer.preference.values import refresh_preference
@@ -67,13 +67,6 @@ class Voter:
         return float(self.landscape.evaluate(params)["objective"])
 
 
-class Silent:
-    """A reporter of nothing."""
-
-    def report(self, event: Event) -> None:
-        """Forget an event."""
-
-
 def spec_of(seed: int, trials: int) -> StudySpec:
     """Return the demo's spec, with people in place of its scorers."""
     spec = load_spec(Path(studies.__file__).parent / "demo" / "demo.yaml")
@@ -101,7 +94,7 @@ def search_by_votes(folder: Path, landscape: DemoLandscape, voter: Voter, seed: 
         probes=landscape.problem.probes,
         copied=0,
     )
-    queue = TrialQueue(records, order, CachedTrials(records), Silent(), _never_abandoned)
+    queue = TrialQueue(records, order, CachedTrials(records), Reporters(()), _never_abandoned)
     with registered_worker(database, Retry()) as heartbeat:
         done = 0
         while (claimed := queue.claim(heartbeat)) is not None:

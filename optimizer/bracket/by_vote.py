@@ -17,8 +17,8 @@ from basics.messages import counted
 from optimizer.bracket.judging import Ahead, Judgement, ShownMatch
 from optimizer.bracket.tree import BracketMatch
 from optimizer.bracket.votes_file import MatchVote, VotesFile
-from optimizer.preference.model import wilson_interval
 from optimizer.rendering.contact_sheet import to_picture
+from optimizer.trial.share_interval import wilson_interval
 from optimizer.voting.questions import Question, QuestionKind
 from studies.files.png import picture_png
 from studies.records.votes import Verdict

@@ -25,7 +25,7 @@ from optimizer.trial.evaluation import Evaluator
 from optimizer.trial.evidence import Evidence
 from optimizer.trial.gains import gains, score_mean
 from optimizer.trial.objective import SINGLE, Objective
-from optimizer.trial.ranking import best_trials, complete_parents, is_feasible
+from optimizer.trial.ranking import best_trials, complete_parents, is_feasible, whole_merges
 from optimizer.trial.repeats import first_of_each, positions_once
 from scorers.protocol import ScorerInfo
 from studies.records.finals import Final, Finalist
@@ -69,7 +69,7 @@ def choose_finalists(
     able = best_trials(trials, objective) if several else [trial for trial in trials if trial.is_whole]
     ranked = [trial for trial in rank(able) if trial.number not in {parent.number for parent in parents.values()}]
     feasible = [trial for trial in ranked if is_feasible(trial, objective)]
-    merges = [trial for trial in trials if trial.is_whole and trial.origin.parent is None]
+    merges = whole_merges(trials)
     candidates = {trial.recipe.digest: trial for trial in reversed(feasible)}  # of equal recipes the better ranked
     if not merges:
         raise FinalError("no trial but the parents' own is finished, so there is no candidate: resume the study first")

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.preference.model import wilson_interval
+from optimizer.trial.share_interval import wilson_interval
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.trial.share_interval import Z95, wilson_interval
 from studies.records.votes import SHARES, Vote
 
 Floats = NDArray[np.float64]
@@ -34,7 +35,6 @@ LENGTHS: Final = (None, 0.15, 0.4)
 SMOOTH: Final = 0.9  # share of the prior's variance that trials with like ratios have in common
 MOST_STEPS: Final = 100  # of Newton's method; it takes fewer than ten
 CLOSE: Final = 1e-9  # log-odds; a step that is smaller ends it
-Z95: Final = 1.959963984540054  # of a normal distribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,20 +216,6 @@ class Tally:
         """The 95 % interval of the share of votes for the first, of those that prefer one; None without any."""
         decided = self.preferred + self.other
         return wilson_interval(self.preferred, decided) if decided else None
-
-
-def wilson_interval(part: int, whole: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share.
-
-    Wilson 1927, Probable inference, the law of succession, and statistical inference.
-
-    Args:
-        part, whole: counts; `whole` is at least 1.
-    """
-    share, square = part / whole, Z95**2
-    centre = (share + square / (2 * whole)) / (1 + square / whole)
-    half = Z95 * math.sqrt(share * (1 - share) / whole + square / (4 * whole**2)) / (1 + square / whole)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def tally(votes: Sequence[Vote], number: int, over: int) -> Tally:

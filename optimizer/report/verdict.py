@@ -13,7 +13,7 @@ from optimizer.report.wording import interval, signed, with_interval
 from optimizer.trial.gain_text import basis_notes
 from optimizer.trial.judgement import flaws, is_ahead, is_surely_better, is_surely_worse, surely_loses
 from optimizer.trial.objective import SINGLE
-from optimizer.trial.ranking import is_feasible, parent_trials
+from optimizer.trial.ranking import is_feasible, parent_trials, whole_merges
 from studies.records.values import Gain
 
 Tone = Literal["better", "unsure", "worse", "open"]
@@ -219,10 +219,7 @@ def _command(results: Results) -> str | None:
 
 def _may_hold_a_final(results: Results) -> bool:
     """Return whether a final is missing that can be held: a parent and a merge are there to be compared."""
-    merges = any(
-        trial.is_whole and trial.origin.parent is None and is_feasible(trial, results.objective)
-        for trial in results.trials
-    )
+    merges = any(is_feasible(trial, results.objective) for trial in whole_merges(results.trials))
     return bool(results.study.spec.final.top and results.current_final is None and results.parents and merges)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optimizer.trial.objective import Objective
-from optimizer.trial.ranking import is_feasible
+from optimizer.trial.ranking import is_feasible, whole_merges
 from studies.records.finals import lacks_final
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
@@ -20,5 +20,5 @@ def misses_final(records: StudyRecords, trials: Sequence[StoredTrial]) -> bool:
     if not lacks_final(records, trials):
         return False
     objective = Objective.of_study(records.study)
-    merges = [trial for trial in trials if trial.is_whole and trial.origin.parent is None]
+    merges = whole_merges(trials)
     return not merges or any(is_feasible(trial, objective) for trial in merges)

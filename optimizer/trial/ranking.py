@@ -46,14 +46,19 @@ def is_feasible(trial: StoredTrial, objective: Objective) -> bool:
     return objective.constraints.keeps(trial.constrained)
 
 
+def whole_merges(trials: Iterable[StoredTrial]) -> list[StoredTrial]:
+    """Return the complete trials of the full suite that are no parents."""
+    return [trial for trial in trials if trial.is_whole and trial.origin.parent is None]
+
+
 def best_gains(trials: Iterable[StoredTrial], objective: Objective) -> dict[str, Gain]:
     """Map each objective to the best gain over the better parent, of all feasible trials but the parents.
 
     Those that racing stopped do not count.
     """
     best: dict[str, Gain] = {}
-    for trial in trials:
-        if trial.is_whole and trial.origin.parent is None and is_feasible(trial, objective):
+    for trial in whole_merges(trials):
+        if is_feasible(trial, objective):
             for name in trial.objectives.keys() & trial.gains.keys():
                 best[name] = max(best.get(name, trial.gains[name]), trial.gains[name], key=lambda gain: gain.value)
     return best

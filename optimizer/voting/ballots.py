@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final, cast
 
-import numpy as np
-
-from basics.messages import counted
 from optimizer.preference.model import fit
 from optimizer.preference.values import refresh_preference
-from optimizer.voting.candidates import LOOKS_AGAIN, LatestCandidates
+from optimizer.voting.candidates import LOOKS_AGAIN
 from optimizer.voting.pairs import choose_pair
 from optimizer.voting.questions import Question, QuestionKind
-from studies.files.artifacts import Artifacts
-from studies.records.study_records import StudyRecords
+from optimizer.voting.study_questions import StudyQuestions
 from studies.records.votes import Verdict, Vote, cast_vote, load_pair, load_votes, show_pair, take_back
 
 
-class Ballots:
-    """The votes of one study, as questions for a page.
-
-    Args:
-        random: where chance comes from.
-    """
+class Ballots(StudyQuestions):
+    """The votes of one study, as questions for a page."""
 
     kind: Final[QuestionKind] = "pair"
     waiting: Final = f"there are no two finished trials with stored renders yet: {LOOKS_AGAIN}"
-
-    def __init__(self, records: StudyRecords, artifacts: Artifacts, random: np.random.Generator | None = None) -> None:
-        self._records = records
-        self._random = np.random.default_rng() if random is None else random
-        self._lock = threading.Lock()
-        self._candidates = LatestCandidates(records, artifacts)
-
-    @property
-    def name(self) -> str:
-        """The study's name."""
-        return self._records.study.name
 
     @property
     def explanation(self) -> str:
@@ -53,7 +32,7 @@ class Ballots:
             return None
         votes = load_votes(self._records)
         preference = fit(votes, candidates.numbers, candidates.points)
-        with self._lock:  # a generator is one thread's
+        with self._lock:
             pair = choose_pair(preference, candidates.items, votes, self._random)
         if pair is None:
             return None
@@ -74,14 +53,10 @@ class Ballots:
     def undo(self, person: str) -> Question | None:
         """Take back the last vote of a person, and return its pair; None where there is none."""
         vote = take_back(self._records, person)
+        if vote is None:
+            return None
         refresh_preference(self._records)
-        return None if vote is None else self._question(vote, load_votes(self._records))
+        return self._question(vote, load_votes(self._records))
 
     def _question(self, vote: Vote, votes: Sequence[Vote]) -> Question:
-        own = Counter(each.person for each in votes)[vote.person]
-        trials = counted(len(self._candidates.load().trials), "trial")
-        return Question(
-            token=vote.token,
-            prompt=self._records.study.spec.suite.items()[vote.item].prompt,
-            progress=f"{counted(own, 'vote')} of yours, {len(votes)} in all, on {trials}",
-        )
+        return self._asked(vote.token, vote.item, vote.person, [each.person for each in votes], "vote")

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from optimizer.preference.model import Floats
 from optimizer.preference.points import points_of
 from studies.files.artifacts import Artifacts
@@ -71,7 +69,7 @@ class LatestCandidates:
     def __init__(self, records: StudyRecords, artifacts: Artifacts) -> None:
         self._records, self._artifacts = records, artifacts
         self._lock = threading.Lock()
-        self._looked_at, self._candidates = -np.inf, load_candidates(records)
+        self._looked_at, self._candidates = time.monotonic(), load_candidates(records)
 
     def load(self) -> Candidates:
         """Return the trials that can be compared."""

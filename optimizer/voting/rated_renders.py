@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-
-from basics.messages import counted
-from optimizer.voting.candidates import LOOKS_AGAIN, LatestCandidates
+from optimizer.voting.candidates import LOOKS_AGAIN
 from optimizer.voting.questions import Question, QuestionKind
-from studies.files.artifacts import Artifacts
+from optimizer.voting.study_questions import StudyQuestions
 from studies.records.ratings import (
     Rating,
     load_ratings,
@@ -21,29 +17,13 @@ from studies.records.ratings import (
     store_rating,
     take_rating_back,
 )
-from studies.records.study_records import StudyRecords
 
 
-class RatedRenders:
-    """The ratings of one study, as questions for a page.
-
-    Args:
-        random: where chance comes from.
-    """
+class RatedRenders(StudyQuestions):
+    """The ratings of one study, as questions for a page."""
 
     kind: Final[QuestionKind] = "rating"
     waiting: Final = f"there is no finished trial with stored renders yet: {LOOKS_AGAIN}"
-
-    def __init__(self, records: StudyRecords, artifacts: Artifacts, random: np.random.Generator | None = None) -> None:
-        self._records = records
-        self._random = np.random.default_rng() if random is None else random
-        self._lock = threading.Lock()
-        self._candidates = LatestCandidates(records, artifacts)
-
-    @property
-    def name(self) -> str:
-        """The study's name."""
-        return self._records.study.name
 
     @property
     def explanation(self) -> str:
@@ -60,7 +40,7 @@ class RatedRenders:
             return None
         least = min(own[render] for render in renders)
         open_renders = [render for render in renders if own[render] == least]
-        with self._lock:  # a generator is one thread's
+        with self._lock:
             number, item = open_renders[self._random.integers(len(open_renders))]
         return self._question(show_render(self._records, person, item, number), ratings)
 
@@ -79,10 +59,4 @@ class RatedRenders:
         return None if rating is None else self._question(rating, load_ratings(self._records))
 
     def _question(self, shown: Rating, ratings: Sequence[Rating]) -> Question:
-        own = Counter(each.person for each in ratings)[shown.person]
-        trials = counted(len(self._candidates.load().trials), "trial")
-        return Question(
-            token=shown.token,
-            prompt=self._records.study.spec.suite.items()[shown.item].prompt,
-            progress=f"{counted(own, 'rating')} of yours, {len(ratings)} in all, on {trials}",
-        )
+        return self._asked(shown.token, shown.item, shown.person, [each.person for each in ratings], "rating")

@@ -11,19 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bracket_sides import match_side
 from PIL import Image
-from small_files import small_parents
 from torch import Tensor
 
 from optimizer.bracket.by_vote import VoteJudge
-from optimizer.bracket.contestants import Contestant
 from optimizer.bracket.identity import BracketIdentity
-from optimizer.bracket.judging import Judgement, MatchSide, ShownMatch
+from optimizer.bracket.judging import Judgement, ShownMatch
 from optimizer.bracket.tree import BracketMatch
 from optimizer.bracket.votes_file import VOTES_FILE, read_votes
 from optimizer.errors import BracketError
-from optimizer.merging.files.change_guard import OpenedFiles
-from optimizer.preference.model import wilson_interval
+from optimizer.trial.share_interval import wilson_interval
 from optimizer.voting.questions import Question
 from studies.spec.suite import SuiteSettings
 
@@ -40,19 +38,7 @@ def grey(level: int) -> tuple[Tensor, ...]:
 
 def match(upper: int = 1, lower: int = 2) -> ShownMatch:
     """A match of a checkpoint with lighter pictures, the upper one, with one of darker ones."""
-    upper_side, lower_side = (
-        MatchSide(
-            contestant=Contestant(
-                number=number,
-                name=f"model-{number}",
-                checkpoint=small_parents("sd15")[0],
-                sha256=f"{number:064x}",
-                opened=OpenedFiles.now({}),
-            ),
-            images=grey(100 * (number % 2)),
-        )
-        for number in (upper, lower)
-    )
+    upper_side, lower_side = (match_side(number, grey(100 * (number % 2))) for number in (upper, lower))
     return ShownMatch(
         match=BracketMatch(round=1, upper=upper, lower=lower), suite=SUITE, upper=upper_side, lower=lower_side
     )

@@ -10,19 +10,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from bracket_sides import match_side
 from PIL import Image
 from scipy import stats
-from small_files import small_parents
 from torch import Tensor
 
 from optimizer.bracket.by_eye import EyeJudge, Vote, is_swapped
 from optimizer.bracket.by_scorers import ScorerJudge
-from optimizer.bracket.contestants import Contestant
 from optimizer.bracket.identity import counting, scorers_judge
-from optimizer.bracket.judging import Judgement, MatchSide, ShownMatch, decide
+from optimizer.bracket.judging import Judgement, ShownMatch, decide
 from optimizer.bracket.tree import BracketMatch
 from optimizer.errors import BracketError
-from optimizer.merging.files.change_guard import OpenedFiles
 from studies.spec.study import StudySpec, parse_spec
 from studies.spec.suite import SuiteSettings
 
@@ -49,20 +47,7 @@ def noisy(strengths: list[float]) -> tuple[Tensor, ...]:
 def shown(
     upper: tuple[Tensor, ...], lower: tuple[Tensor, ...], failures: tuple[str | None, str | None] = (None, None)
 ) -> ShownMatch:
-    sides = [
-        MatchSide(
-            contestant=Contestant(
-                number=number,
-                name=f"model-{number}",
-                checkpoint=small_parents("sd15")[0],
-                sha256=f"{number:064x}",
-                opened=OpenedFiles.now({}),
-            ),
-            images=images,
-            failure=failure,
-        )
-        for number, images, failure in ((5, upper, failures[0]), (2, lower, failures[1]))
-    ]
+    sides = [match_side(5, upper, failures[0]), match_side(2, lower, failures[1])]
     match = BracketMatch(round=2, upper=5, lower=2)
     return ShownMatch(match=match, suite=spec_of().suite, upper=sides[0], lower=sides[1])
 

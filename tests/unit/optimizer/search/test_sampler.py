@@ -37,14 +37,6 @@ BLUEPRINT = Blueprint(
 Values = Mapping[str, float]
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
-    optuna.logging.set_verbosity(before)
-
-
 @pytest.fixture(scope="module")
 def space() -> SearchSpace:
     """Four parameters: the text encoder, IN, MID and OUT."""

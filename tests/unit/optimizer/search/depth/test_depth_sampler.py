@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -30,14 +30,6 @@ DENSITY = Slot(name="density", kind="parameter", default=0.5, low=0.1, high=0.9)
 LORA = Slot(name="style", kind="lora", default=1.0, low=-1.0, high=1.5)
 Values = Mapping[str, float]
 Function = Callable[[Values], Sequence[float]]
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
-    optuna.logging.set_verbosity(before)
 
 
 def space_of(

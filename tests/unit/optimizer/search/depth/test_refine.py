@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -40,14 +39,6 @@ TIES = Ties.of(SPACE, Geometry.of(SPACE))
 ORDER = blocks(Architecture.SD15)
 SECTION = np.array(["TEXT", *(section_of(block) for block in ORDER)])  # of each parameter
 Floats = NDArray[np.float64]
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
-    optuna.logging.set_verbosity(before)
 
 
 class Bowl(AcquisitionFunction):  # type: ignore[misc]

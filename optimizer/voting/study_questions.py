@@ -1,0 +1,47 @@
+"""What the votes and the ratings of a study have in common as questions for a page."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from basics.messages import counted
+from optimizer.voting.candidates import LatestCandidates
+from optimizer.voting.questions import Question
+from studies.files.artifacts import Artifacts
+from studies.records.study_records import StudyRecords
+
+
+class StudyQuestions:
+    """The base of questions about the stored renders of one study.
+
+    Args:
+        random: where chance comes from.
+    """
+
+    def __init__(self, records: StudyRecords, artifacts: Artifacts, random: np.random.Generator | None = None) -> None:
+        self._records = records
+        self._random = np.random.default_rng() if random is None else random
+        self._lock = threading.Lock()  # a generator is one thread's
+        self._candidates = LatestCandidates(records, artifacts)
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self._records.study.name
+
+    def _asked(self, token: str, item: int, person: str, answered: Sequence[str], noun: str) -> Question:
+        """Return a question about an item.
+
+        Args:
+            answered: the person of each answer so far.
+            noun: what an answer is called.
+        """
+        trials = counted(len(self._candidates.load().trials), "trial")
+        return Question(
+            token=token,
+            prompt=self._records.study.spec.suite.items()[item].prompt,
+            progress=f"{counted(answered.count(person), noun)} of yours, {len(answered)} in all, on {trials}",
+        )
