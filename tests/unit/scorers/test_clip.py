@@ -338,6 +338,12 @@ def test_settings_that_name_nothing_are_told(change: dict[str, str], message: st
         clip.plan_model(ClipModelSettings.model_validate(options))
 
 
+def test_a_folder_without_any_architecture_is_told_as_such(tmp_path: Path) -> None:
+    settings = ClipModelSettings(model="big", pretrained="/w.pth", config_dir=tmp_path)
+    with pytest.raises(ScorerSettingsError, match=r"no CLIP architecture .*big\.json: give the folder that has it"):
+        clip.plan_model(settings)
+
+
 def test_a_missing_file_is_told_before_its_activation_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(MissingWeightsError, match=r"named by option 'clip.pretrained'"):
         clip.plan_model(ClipModelSettings(model="ViT-L-14", pretrained=str(tmp_path / "none.safetensors")))
