@@ -102,9 +102,7 @@ def architecture_file(folder: Path, model: str) -> Path:
     path = folder / f"{model}.json"
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in folder.glob("*.json")))
-        advice = (
-            f"choose one of those in config_dir ({names})" if names else "give the folder that has it"
-        )
+        advice = f"choose one of those in config_dir ({names})" if names else "give the folder that has it"
         raise ScorerSettingsError(f"no CLIP architecture {path}: {advice}")
     return path
 
