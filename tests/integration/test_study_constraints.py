@@ -40,10 +40,16 @@ def contrasts(short: ShortStudy) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def bound(tmp_path_factory: pytest.TempPathFactory) -> float:
+def free(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
+    """The same study without constraints."""
+    study = begin(tmp_path_factory.mktemp("free"), SMALL)
+    study.run()
+    return study
+
+
+@pytest.fixture(scope="module")
+def bound(free: ShortStudy) -> float:
     """A contrast that the sharpest of the first five trials does not have, and another one has."""
-    free = begin(tmp_path_factory.mktemp("free"), SMALL)
-    free.run()
     trials, values = load_trials(free.records), contrasts(free)
     sharpest = max(trials, key=lambda trial: trial.objectives[SINGLE]).number
     above, below = max(values), values[sharpest]
@@ -153,20 +159,25 @@ def test_a_sampler_that_does_is_not(tmp_path: Path, name: str) -> None:
     assert not [note for note in notes if note.startswith("constraints")]
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["kept by a parent", "broken by all"])
 def test_a_race_stops_a_trial_that_surely_breaks_them_and_tells_the_search_an_estimate(
-    tmp_path: Path, bound: float
+    tmp_path: Path, free: ShortStudy, *, kept: bool
 ) -> None:
+    one, other = sorted(contrasts(free)[:2])  # of the parents; a merge halfway has more than both
+    bound = one + (other - one) / 20 if kept else 0.01
     changes = SMALL | {
-        "objective": {"contrast": None},
-        "constraints": {"sharpness": {"max": 1.0}},  # no picture is as soft
+        "constraints": {"contrast": {"max": bound}},
         "racing": {"batch": 4, "confidence": 0.8},
         "probes": {"uniform": [0.5], "profiles": 0},
         "budget": {"trials": 3},
     }
     short = begin(tmp_path, changes)
     short.run()
-    trial = load_trials(short.records)[2]
+    parents, trial = load_trials(short.records)[:2], load_trials(short.records)[2]
+    assert any(parent.constrained["contrast"] <= bound for parent in parents) == kept
     assert trial.rendered == 4
     told = optuna.load_study(study_name="short", storage=short.database.storage).trials[2]
-    assert trial.constrained["sharpness"] > 1
-    assert told.constraints == pytest.approx({"sharpness max": trial.constrained["sharpness"] - 1.0})
+    assert trial.constrained["contrast"] > bound
+    assert told.constraints is not None
+    unit = short.runtime.infos["contrast"].unit
+    assert told.constraints == pytest.approx({"contrast max": (trial.constrained["contrast"] - bound) / unit})
