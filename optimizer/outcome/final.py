@@ -189,7 +189,7 @@ def judge(
     for trial, result in candidates:
         held_out = {} if result.evidence is None else gains(once(result.evidence), against, objective, infos)
         finalists.append(replace(_finalist(trial, result, objective), in_sample=trial.gains, held_out=held_out))
-    chosen = _chosen(finalists, objective)
+    chosen = choose(finalists, objective)
     return Final(
         suite_digest=suite_digest,
         complete_trials=complete_trials,
@@ -216,7 +216,8 @@ def _finalist(trial: StoredTrial, result: HeldOutResult, objective: Objective) -
     )
 
 
-def _chosen(finalists: Sequence[Finalist], objective: Objective) -> int | None:
+def choose(finalists: Sequence[Finalist], objective: Objective) -> int | None:
+    """Return the number of the best merge; None where all failed, none keeps the constraints, or there is no best."""
     able = [
         finalist
         for finalist in finalists

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from optimizer.errors import FinalError
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.outcome.final import FinalProgress, hold_final
+from optimizer.outcome.voted_final import by_votes, refresh_final
 from optimizer.rendering.contact_sheet import thumbnail
 from optimizer.runtime.setup import Runtime
 from optimizer.search.shortlist import by_posterior
@@ -17,11 +19,12 @@ from optimizer.sheets.final import save_final_sheet
 from optimizer.system.retry import Retry
 from optimizer.trial.missing_final import misses_final
 from studies.files.artifacts import Artifacts
-from studies.records.finals import Final, store_final
+from studies.records.finals import Final, load_final, store_final
 from studies.records.kept_renders import documented_renders, render_names
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
+from studies.records.votes import load_votes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +69,21 @@ def finish_study(
         if study.spec.render.keep != "none":
             retry(lambda: _save_renders(study, trial, images, artifacts))
 
-    final = hold_final(runtime, trials, rank, progress, keep)
-    retry(lambda: store_final(records, final))
+    held = hold_final(runtime, trials, rank, progress, keep)
+    final = retry(lambda: _stored(records, held))
     retry(lambda: _remove_former(study, final, artifacts))
     reporter.report(FinalHeld(final=final))
     return Finish(final=final, sheet=retry(lambda: save_final_sheet(study, final, trials, thumbnails, artifacts)))
+
+
+def _stored(records: StudyRecords, held: Final) -> Final:
+    """Store a final, and return it with what votes on its renders say: some may be there from one before."""
+    store_final(records, by_votes(records.study, held, load_votes(records, held_out=True)))
+    refresh_final(records)  # a vote may have come in between
+    final = load_final(records)
+    if final is None:
+        raise FinalError(f"the final of study {records.study.name!r} was removed while it was stored: hold it again")
+    return final
 
 
 def _save_renders(study: StoredStudy, trial: StoredTrial, images: Sequence[Tensor], artifacts: Artifacts) -> None:

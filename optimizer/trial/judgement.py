@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final as Constant
 
 from optimizer.trial.constraints import Bound, feasible_or_all
 from optimizer.trial.objective import SINGLE, Objective
 from studies.records.finals import Final, Finalist
 from studies.records.values import Gain
+
+AWAITS_VOTES: Constant = "the final waits for votes on pictures that the search never saw, so nothing is chosen yet"
 
 
 def is_ahead(gain: Gain) -> bool:
@@ -39,6 +42,8 @@ def doubt(final: Final, objective: Objective) -> str | None:
 
     Several objectives have no best merge to doubt.
     """
+    if final.awaits_votes:
+        return AWAITS_VOTES
     if not objective.terms:
         return None
     if final.winner is None:
