@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from basics.messages import counted
 from optimizer.errors import FinalError
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.outcome.final import FinalProgress, hold_final
+from optimizer.outcome.next_commands import vote_command
 from optimizer.outcome.voted_final import by_votes, refresh_final
 from optimizer.rendering.contact_sheet import thumbnail
 from optimizer.runtime.setup import Runtime
@@ -17,7 +19,7 @@ from optimizer.search.shortlist import by_posterior
 from optimizer.search.stopping import stored_end
 from optimizer.sheets.final import save_final_sheet
 from optimizer.system.retry import Retry
-from optimizer.trial.missing_final import misses_final
+from optimizer.trial.missing_final import misses_final, votes_missing
 from studies.files.artifacts import Artifacts
 from studies.records.finals import Final, load_final, store_final
 from studies.records.kept_renders import documented_renders, render_names
@@ -41,6 +43,20 @@ def final_is_due(records: StudyRecords) -> bool:
     return stored_end(records, trials) is not None and misses_final(records, trials)
 
 
+def require_votes(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
+    """Refuse a final whose candidates would be there by chance.
+
+    Raises:
+        FinalError: people have voted on too few merges.
+    """
+    missing = votes_missing(records, trials)
+    if missing:
+        raise FinalError(
+            f"the final takes the merges that people prefer, and they have to vote on {counted(missing, 'more merge')} "
+            f"first: `{vote_command(records)}`"
+        )
+
+
 def finish_study(
     records: StudyRecords,
     runtime: Runtime,
@@ -55,10 +71,11 @@ def finish_study(
         retry: waits while the database or the artifact store cannot be reached.
 
     Raises:
-        FinalError: there is nothing to compare.
+        FinalError: there is nothing to compare, or people have voted on too few merges.
     """
     study = records.study
     trials = retry(lambda: load_trials(records))
+    retry(lambda: require_votes(records, trials))
     rank = retry(lambda: by_posterior(records, runtime.objective, trials))
     thumbnails: dict[int, Sequence[Tensor]] = {}
     reporter.report(FinalStarted(images=len(study.spec.held_out.items())))

@@ -15,7 +15,7 @@ from demo_study import SMALL, Recorder, ShortStudy, begin
 from PIL import Image
 
 from optimizer.outcome.final import FinalProgress
-from optimizer.outcome.finishing import Finish, finish_study
+from optimizer.outcome.finishing import Finish, final_is_due, finish_study
 from optimizer.outcome.in_words import final_lines
 from optimizer.outcome.next_commands import command_at_the_end
 from optimizer.outcome.voted_final import refresh_final
@@ -24,6 +24,7 @@ from optimizer.runtime.setup import Runtime
 from optimizer.system.retry import Retry
 from optimizer.trial.best import load_best
 from optimizer.trial.judgement import AWAITS_VOTES
+from optimizer.trial.missing_final import votes_missing
 from optimizer.trial.objective import SINGLE
 from optimizer.voting.ballots import Ballots
 from studies.files.artifacts import Artifacts
@@ -49,14 +50,18 @@ def hold(short: ShortStudy) -> Finish:
     return finish_study(short.records, short.runtime, short.artifacts, Recorder(), Retry(), progress)
 
 
-def finished(folder: Path, **changes: Any) -> ShortStudy:
-    short = begin(folder, CHANGES | changes, shared=True)
-    short.run()
+def vote_in_search(short: ShortStudy) -> None:
     # People's taste in the search: trial 3 is the best of all, trial 2 the second.
     for better, worse in ((3, 2), (3, 4), (2, 4), (3, 0), (2, 1)):
         for time in range(6):
             cast_vote(short.records, show_pair(short.records, "ann", time % 2, better, worse).token, "left")
     Ballots(short.records, short.artifacts)._refresh()
+
+
+def finished(folder: Path, **changes: Any) -> ShortStudy:
+    short = begin(folder, CHANGES | changes, shared=True)
+    short.run()
+    vote_in_search(short)
     hold(short)
     return short
 
@@ -91,6 +96,27 @@ def vote(short: ShortStudy, better: int, worse: int, times: int) -> None:
     for time in range(times):
         pair = show_pair(short.records, "bob", time % 3, better, worse, held_out=True)
         assert Ballots(short.records, short.artifacts).answer(pair.token, "left")
+
+
+def test_no_final_is_held_before_people_have_voted_on_as_many_merges_as_take_part(tmp_path: Path, call: Call) -> None:
+    short = begin(tmp_path, CHANGES, shared=True)
+    short.run()
+    trials = load_trials(short.records)
+    assert votes_missing(short.records, trials) == TOP
+    assert not final_is_due(short.records)
+    command = command_at_the_end(short.records)
+    assert command is not None
+    assert command.startswith('mergetune study vote "short"')
+    said = call("study", "finish", "short", "--storage", short.database.url, code=2).err
+    assert "they have to vote on 2 more merges first: `mergetune study vote" in " ".join(said.split())
+    cast_vote(short.records, show_pair(short.records, "ann", 0, 3, 1).token, "left")
+    assert not final_is_due(short.records)
+    cast_vote(short.records, show_pair(short.records, "ann", 0, 3, 4).token, "left")
+    assert final_is_due(short.records)
+    command = command_at_the_end(short.records)
+    assert command is not None
+    assert command.startswith('mergetune study finish "short"')
+    short.database.close()
 
 
 def test_before_the_first_vote_nothing_is_chosen_and_the_search_names_the_best(short: ShortStudy, call: Call) -> None:
@@ -212,13 +238,14 @@ def test_a_page_that_is_open_while_the_final_is_held_goes_on_with_its_pictures(
     ballots = Ballots(short.records, short.artifacts)
     former = ballots.ask("bob")
     assert former is not None
+    vote_in_search(short)
     hold(short)
     later = ballots.ask("bob")
     assert later is not None
     assert ballots.image(former.token, "right") is not None
     assert ballots.answer(former.token, "left")
     assert ballots.answer(later.token, "left")
-    assert [len(load_votes(short.records, held_out=held_out)) for held_out in (False, True)] == [1, 1]
+    assert [len(load_votes(short.records, held_out=held_out)) for held_out in (False, True)] == [31, 1]
     short.database.close()
 
 
