@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from optimizer.outcome.final import choose
 from optimizer.preference.model import comparisons, fit
 from optimizer.preference.voted_scores import VotedScores
 from optimizer.trial.constraints import feasible_or_all
 from optimizer.trial.gains import terms_of
+from optimizer.trial.judgement import choose
 from optimizer.trial.objective import Objective, Term
 from optimizer.trial.stored_scores import scores_of
 from studies.records.finals import Final, Finalist, load_final, store_judged_final

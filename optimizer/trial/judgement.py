@@ -85,6 +85,20 @@ def better_parent(final: Final, objective: Objective) -> Finalist | None:
     return max(known, key=lambda parent: parent.objectives[SINGLE], default=None)
 
 
+def choose(finalists: Sequence[Finalist], objective: Objective) -> int | None:
+    """Return the number of the best merge; None where all failed, none keeps the constraints, or there is no best."""
+    able = [
+        finalist
+        for finalist in finalists
+        if not finalist.is_parent
+        and finalist.failure is None
+        and objective.constraints.keeps(finalist.constrained_means)
+    ]
+    if not objective.terms or not able:
+        return None
+    return max(able, key=lambda finalist: finalist.objectives[SINGLE]).number  # the first of equals
+
+
 def suspicion(candidate: Finalist, objective: Objective) -> str | None:
     """Say why a candidate's gain looks like a gamed scorer; None where it does not."""
     undone = [
