@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from optimizer.preference.values import refresh_preference
 from optimizer.voting.candidates import LOOKS_AGAIN, load_searched, render_png
 from optimizer.voting.questions import Question, QuestionKind
 from optimizer.voting.study_questions import StudyQuestions
@@ -59,13 +60,19 @@ class RatedRenders(StudyQuestions):
         return render_png(self._records, self._artifacts, shown.number, shown.item, held_out=False)
 
     def answer(self, token: str, answer: str) -> bool:
-        """Store a rating; False where its render is gone."""
-        return store_rating(self._records, token, int(answer))
+        """Store a rating, and what follows for the study's objective; False where its render is gone."""
+        stored = store_rating(self._records, token, int(answer))
+        if stored:
+            refresh_preference(self._records)
+        return stored
 
     def undo(self, person: str) -> Question | None:
         """Take back the last rating of a person, and return its render; None where there is none."""
         rating = take_rating_back(self._records, person)
-        return None if rating is None else self._question(rating, load_ratings(self._records))
+        if rating is None:
+            return None
+        refresh_preference(self._records)
+        return self._question(rating, load_ratings(self._records))
 
     def _question(self, shown: Rating, ratings: Sequence[Rating]) -> Question:
         return self._asked(shown.token, shown.item, shown.person, [each.person for each in ratings], "rating")

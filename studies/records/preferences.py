@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Connection
 
 from studies.records import tables
+from studies.records.judgements import load_judgements
 from studies.records.optuna_tables import replace_values
 from studies.records.study_records import StudyRecords, lock_study
 from studies.records.values import Gain
-from studies.records.votes import Vote, load_votes
+from studies.records.votes import Vote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ def store_judged(
     """
     with records.database.write() as connection:
         lock_study(connection, records.study)
-        if load_votes(records) != list(votes):
+        if load_judgements(records) != list(votes):
             return False
         for trial in judged:
             _store(connection, scorer, trial)
