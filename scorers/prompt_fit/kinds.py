@@ -49,6 +49,7 @@ LORA_COMPATIBILITY = ScorerInfo(
     direction="maximize",
     unit=1.0,  # as the CLIP score's: both are 100 x a cosine
     range=(-100.0, 100.0),
+    limits=(-100.0, 100.0),  # a mean of cosines is between -1 and 1 as well
     scope="image",
 )
 
