@@ -129,8 +129,8 @@ class GainRecorder:
         self._lacking |= lacking.keys()
         if lacking:
             _log.warning(
-                "features of %s are not in %s for %s (%s): their gains in it have no new interval; restore the files "
-                "from a backup, and the next worker computes it",
+                "features of %s are not in %s for %s (%s): the intervals of these gains are not computed anew; restore "
+                "the files from a backup, and the next worker does it",
                 ", ".join(sorted(frozenset().union(*lacking.values()))),
                 self._artifacts.location,
                 counted(len(lacking), "trial"),
