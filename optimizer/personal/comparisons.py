@@ -6,10 +6,12 @@ preferred. Each rating is compared with the one before it only, so many ratings 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from studies.files.artifacts import Artifacts
 from studies.records.database import Database
+from studies.records.kept_renders import final_renders
 from studies.records.ratings import Rating, load_ratings
 from studies.records.stored_renders import load_renders
 from studies.records.stored_studies import list_studies
@@ -35,6 +37,7 @@ class _Judged:
 
     person: str
     item: int  # index in the suite
+    held_out: bool  # whether in the final's suite, else in the search's
     first: int  # number of a trial
     second: int
     share: float
@@ -68,41 +71,66 @@ class Compared:
         return sum(each.share == SHARES["equal"] for each in self.comparisons)
 
 
-def load_comparisons(database: Database, people: Collection[str] = ()) -> Compared:
+def load_comparisons(database: Database, artifacts: Artifacts, people: Collection[str] = ()) -> Compared:
     """Read the votes and ratings of all studies that can be read here.
 
     Args:
+        artifacts: where the studies' renders are.
         people: whose votes to read; none: everybody's.
 
     Raises:
         StudyChangedError: the renders of a trial are not those of its study's suite.
     """
-    found = [each for records in list_studies(database) for each in _of_study(records, people)]
+    found = [each for records in list_studies(database) for each in _of_study(records, artifacts, people)]
     comparisons = tuple(each for each in found if each is not None)
     return Compared(comparisons=comparisons, lost=len(found) - len(comparisons))
 
 
-def _of_study(records: StudyRecords, people: Collection[str]) -> Iterator[ComparedRenders | None]:
+def _of_study(records: StudyRecords, artifacts: Artifacts, people: Collection[str]) -> Iterator[ComparedRenders | None]:
     """Yield a study's votes and ratings as comparisons; None for one of which a render is not stored."""
     judged = [each for each in (*_votes(records), *_ratings(records)) if not people or each.person in people]
-    shown = {number for each in judged for number in (each.first, each.second)}
-    trials = [trial for trial in load_trials(records) if trial.number in shown] if judged else []
-    files = {(trial.number, render.item): render.file for trial in trials for render in load_renders(records, trial)}
-    items = records.study.spec.suite.items()
+    files = _files(records, artifacts, judged)
+    suites = {False: records.study.spec.suite.items(), True: records.study.spec.held_out.items()}
     for each in judged:
-        first, second = files.get((each.first, each.item)), files.get((each.second, each.item))
+        first, second = (files.get((each.held_out, number, each.item)) for number in (each.first, each.second))
         if first is None or second is None:
             yield None
             continue
-        item = (items[each.item].prompt, items[each.item].seed)
-        yield ComparedRenders(first=first, second=second, share=each.share, person=each.person, item=item)
+        item = suites[each.held_out][each.item]
+        yield ComparedRenders(
+            first=first, second=second, share=each.share, person=each.person, item=(item.prompt, item.seed)
+        )
+
+
+def _files(
+    records: StudyRecords, artifacts: Artifacts, judged: Sequence[_Judged]
+) -> dict[tuple[bool, int, int], str | None]:
+    """Return the files of renders, by whether they are of the final, trial and item."""
+    shown = {
+        held_out: {number for each in judged if each.held_out == held_out for number in (each.first, each.second)}
+        for held_out in (False, True)
+    }
+    trials = [trial for trial in load_trials(records) if trial.number in shown[False]] if shown[False] else []
+    searched: dict[tuple[bool, int, int], str | None] = {
+        (False, trial.number, render.item): render.file for trial in trials for render in load_renders(records, trial)
+    }
+    return searched | {
+        (True, number, item): file
+        for number in shown[True]
+        for item, file in enumerate(final_renders(records.study, artifacts, number))
+    }
 
 
 def _votes(records: StudyRecords) -> Iterator[_Judged]:
-    for vote in load_votes(records):
+    for vote in (*load_votes(records), *load_votes(records, held_out=True)):
         if vote.verdict is not None:
             yield _Judged(
-                person=vote.person, item=vote.item, first=vote.left, second=vote.right, share=SHARES[vote.verdict]
+                person=vote.person,
+                item=vote.item,
+                held_out=vote.held_out,
+                first=vote.left,
+                second=vote.right,
+                share=SHARES[vote.verdict],
             )
 
 
@@ -114,4 +142,11 @@ def _ratings(records: StudyRecords) -> Iterator[_Judged]:
         if former is None or former.rating is None or rating.rating is None or former.number == rating.number:
             continue
         share = 0.5 * (1 + (former.rating > rating.rating) - (former.rating < rating.rating))
-        yield _Judged(person=rating.person, item=rating.item, first=former.number, second=rating.number, share=share)
+        yield _Judged(
+            person=rating.person,
+            item=rating.item,
+            held_out=False,
+            first=former.number,
+            second=rating.number,
+            share=share,
+        )

@@ -6,9 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from optimizer.voting.candidates import LOOKS_AGAIN
+import numpy as np
+
+from optimizer.voting.candidates import LOOKS_AGAIN, load_searched, render_png
 from optimizer.voting.questions import Question, QuestionKind
 from optimizer.voting.study_questions import StudyQuestions
+from studies.files.artifacts import Artifacts
 from studies.records.ratings import (
     Rating,
     load_ratings,
@@ -17,6 +20,7 @@ from studies.records.ratings import (
     store_rating,
     take_rating_back,
 )
+from studies.records.study_records import StudyRecords
 
 
 class RatedRenders(StudyQuestions):
@@ -24,6 +28,9 @@ class RatedRenders(StudyQuestions):
 
     kind: Final[QuestionKind] = "rating"
     waiting: Final = f"there is no finished trial with stored renders yet: {LOOKS_AGAIN}"
+
+    def __init__(self, records: StudyRecords, artifacts: Artifacts, random: np.random.Generator | None = None) -> None:
+        super().__init__(records, artifacts, lambda: load_searched(records), random)
 
     @property
     def explanation(self) -> str:
@@ -47,7 +54,9 @@ class RatedRenders(StudyQuestions):
     def image(self, token: str, side: str) -> bytes | None:
         """Return the render, which is on the left: see `Questions`."""
         shown = load_shown_render(self._records, token) if side == "left" else None
-        return None if shown is None else self._candidates.image(shown.number, shown.item)
+        if shown is None:
+            return None
+        return render_png(self._records, self._artifacts, shown.number, shown.item, held_out=False)
 
     def answer(self, token: str, answer: str) -> bool:
         """Store a rating; False where its render is gone."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optimizer.preference.model import Lead, Tally, fit, tally
+from optimizer.preference.model import Floats, Lead, Tally, fit, tally
 from optimizer.preference.points import points_of
 from optimizer.voting.mean_ratings import MeanRating, mean_ratings
 from studies.records.ratings import load_ratings
@@ -39,12 +39,22 @@ class Standings:
     people: tuple[str, ...]  # who voted or rated
 
 
+def load_final_standings(records: StudyRecords) -> Standings:
+    """Read the votes on the final's renders, and work out what they say; no rows where there are none."""
+    votes = load_votes(records, held_out=True)
+    trials = {trial.number: trial for trial in load_trials(records) if trial.is_whole}
+    voted = _voted(votes, trials, {}, {})
+    return Standings(
+        rows=tuple(voted), votes=len(votes), ratings=0, people=tuple({vote.person: None for vote in votes})
+    )
+
+
 def load_standings(records: StudyRecords) -> Standings:
-    """Read the votes and ratings of a study, and work out what they say."""
+    """Read the votes and ratings of a study's search, and work out what they say."""
     votes, ratings = load_votes(records), load_ratings(records)
     trials = {trial.number: trial for trial in load_trials(records) if trial.is_whole}
     means = {number: mean for number, mean in mean_ratings(ratings).items() if number in trials}
-    voted = _voted(records, votes, trials, means)
+    voted = _voted(votes, trials, points_of(records, tuple(trials.values())), means)
     there = {row.number for row in voted}
     rated = (
         Standing(number=number, name=trials[number].name, votes=0, lead=None, over=None, tally=None, rating=mean)
@@ -56,14 +66,17 @@ def load_standings(records: StudyRecords) -> Standings:
 
 
 def _voted(
-    records: StudyRecords, votes: Sequence[Vote], trials: Mapping[int, StoredTrial], means: Mapping[int, MeanRating]
+    votes: Sequence[Vote],
+    trials: Mapping[int, StoredTrial],
+    points: Mapping[int, Floats],
+    means: Mapping[int, MeanRating],
 ) -> list[Standing]:
     """Return the trials that were voted on, the most preferred first."""
     counts = Counter(number for vote in votes for number in (vote.left, vote.right))
     compared = [trial for trial in trials.values() if trial.number in counts]
     if not compared:
         return []
-    preference = fit(votes, tuple(trial.number for trial in compared), points_of(records, tuple(compared)))
+    preference = fit(votes, tuple(trial.number for trial in compared), points)
     ranked = preference.ranked
     parent = next((number for number in ranked if trials[number].origin.parent is not None), None)
     return [

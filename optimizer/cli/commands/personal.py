@@ -67,8 +67,8 @@ def train_personal(
     from studies.records.stored_studies import unreadable_studies
 
     print_notes(f"study {name} is left out: {why}" for name, why in unreadable_studies(database).items())
-    compared = load_comparisons(database, person or ())
-    learned = _learned(compared, Artifacts.existing(url, artifacts), settings)
+    store = Artifacts.existing(url, artifacts)
+    learned = _learned(load_comparisons(database, store, person or ()), store, settings)
     from optimizer.personal.training import agreement_text
     from scorers.preference.personal_head import write_head
 
