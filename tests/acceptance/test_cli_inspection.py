@@ -319,6 +319,7 @@ def test_what_only_one_file_has_is_named(told: Callable[..., dict[str, Any]], ca
     assert f"{key} (32 in A, 7 in B)" in out
 
 
+@pytest.mark.slow
 def test_a_place_that_is_not_finite_has_no_number(
     told: Callable[..., dict[str, Any]], call: Call, tmp_path: Path
 ) -> None:

@@ -232,6 +232,7 @@ class TestOutagesOutsideTrials:
         events = [event["event"] for event in events_of(tmp_path / "log.jsonl") if event["event"] != "log"]
         assert events == ["outage_began", "outage_ended"]
 
+    @pytest.mark.slow
     def test_an_outage_during_the_final_of_a_worker_reaches_people_log_and_metrics(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -14,6 +14,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPAGPipeline, StableDiffusionXLPAGPipeline
 from diffusers_pipelines import TRAINED_NOISE
 from live import CPU, lively, resident_of
+from slow_cases import first_fast
 from small_files import small_parents
 from torch import Tensor
 
@@ -100,7 +101,9 @@ def test_latents_are_those_of_diffusers(
     assert distance(found, latents(live, suite(cfg=cfg))) > 1e-2
 
 
-@pytest.mark.parametrize("layers", [["up_blocks.1"], ["down", "mid"], ["up_blocks.1.attentions.0", "mid_block"]])
+@pytest.mark.parametrize(
+    "layers", first_fast(1, [["down", "mid"], ["up_blocks.1"], ["up_blocks.1.attentions.0", "mid_block"]])
+)
 def test_other_layers_are_those_of_diffusers(layers: list[str], models: Mapping[Architecture, LiveModels]) -> None:
     live, settings = models[Architecture.SD15], suite(pag={"scale": 2, "layers": layers})
     assert distance(latents(live, settings), of_diffusers(live, settings, layers)) < 1e-5
