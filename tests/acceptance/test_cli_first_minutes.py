@@ -191,5 +191,6 @@ def test_a_scorer_that_needs_more_images_than_a_batch_is_named(folder: Path, cal
     assert "likeness needs more images than a batch has" in told
 
 
+@pytest.mark.slow
 def test_a_line_says_that_libraries_are_loaded(folder: Path) -> None:
     assert "loading torch" in in_a_terminal(folder, "", "inspect", "animals.safetensors", "--no-check")

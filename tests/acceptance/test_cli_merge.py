@@ -154,15 +154,13 @@ class TestByHand:
         first, made = load_file("a.safetensors"), load_file("o.safetensors")
         assert all(torch.equal(made[key], tensor) for key, tensor in first.items())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("marks", "says", "words"),
-        first_fast(
-            1,
-            [
-                ({"ztsnr": torch.zeros(0)}, {}, "odd.safetensors is marked ztsnr"),
-                ({}, {"modelspec.prediction_type": "v-prediction"}, "modelspec.prediction_type 'v-prediction'"),
-            ],
-        ),
+        [
+            ({"ztsnr": torch.zeros(0)}, {}, "odd.safetensors is marked ztsnr"),
+            ({}, {"modelspec.prediction_type": "v-prediction"}, "modelspec.prediction_type 'v-prediction'"),
+        ],
     )
     def test_unclear_marks_are_a_note_and_stay_as_they_are(
         self, marks: Mapping[str, Tensor], says: Mapping[str, str], words: str, folder: Path, call: Call

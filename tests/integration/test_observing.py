@@ -131,6 +131,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     return Watched(rows=trials, metrics=after, before=scraped[4], events=events_of(folder / "log.jsonl"))
 
 
+@pytest.mark.slow
 def test_counters_agree_with_the_database(watched: Watched) -> None:
     for study, rows in watched.rows.items():
         for state, count in Counter(row.state for row in rows).items():

@@ -279,6 +279,7 @@ def test_a_role_without_create_is_told_what_to_ask_for() -> None:
     gc.collect()  # Optuna's storage, which could not be made, left its connection open
 
 
+@pytest.mark.slow
 def test_a_role_that_may_only_read_reads(tmp_path: Path) -> None:
     owner = new_postgresql_url()
     with opened(owner) as database:

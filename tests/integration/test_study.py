@@ -285,6 +285,7 @@ def test_broken_images_fail_the_trial_and_are_no_score(tmp_path: Path) -> None:
     assert rows[0].gains["objective"].value == 0  # against the one parent there is
 
 
+@pytest.mark.slow
 def test_a_study_ends_with_a_parent_whose_own_weights_are_broken(tmp_path: Path) -> None:
     """They are too large for float16, in which the study saves."""
     broken = too_large(tmp_path / "broken.safetensors")
@@ -313,6 +314,7 @@ def test_a_study_whose_parents_all_fail_ends(tmp_path: Path) -> None:
         short.run()
 
 
+@pytest.mark.slow
 def test_several_objectives_make_a_pareto_front(tmp_path: Path) -> None:
     changes = {"objective": None, "objectives": ["clip_score", "likeness"], "sampler": {"name": "random"}}
     short = begin(tmp_path, changes | {"budget": {"trials": 6}})

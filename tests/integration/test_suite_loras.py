@@ -143,6 +143,7 @@ def test_parents_have_them_too(short: ShortStudy, rows: list[StoredTrial]) -> No
             assert (distance > 2) == ("<" in prompt), apart  # in other batches the last bits differ
 
 
+@pytest.mark.slow
 def test_neither_recipe_nor_export_has_a_trace_of_them(
     short: ShortStudy, rows: list[StoredTrial], tmp_path: Path
 ) -> None:

@@ -279,6 +279,7 @@ class TestRenderedAnew:
         assert (found.scored, len(found.again)) == ((), 2)
         assert "features that are not stored" in found.notes[0]
 
+    @pytest.mark.slow
     def test_they_are_rendered_on_the_new_suite(self, old: ShortStudy, folder: Path) -> None:
         changes = {"suite": {**SMALL["suite"], "steps": 2}, "warm_start": {"study": "short", "top": 1}}
         new = warm(folder, changes | {"probes": {"uniform": [], "profiles": 0}}, trials=3)

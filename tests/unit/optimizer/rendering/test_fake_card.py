@@ -213,7 +213,7 @@ def test_models_of_other_channels_and_latents_render_on_the_card(
     """Inpainting, instructions, and latents with a mean and a deviation."""
     parents = (write_marked(tmp_path / "a.safetensors", markers, architecture=architecture, channels=channels),)
     with registered_worker(card):
-        models = models_of(parents)
+        models = with_small_unet(models_of(parents))
         with waits_at_steps(models, card) as seen:
             assert_renders(models, suite())
     assert seen[-1] == seen[-2]

@@ -82,6 +82,7 @@ def test_images_do_not_depend_on_the_batch(models: LiveModels, upscaler: str) ->
         assert float((one.int() - other.int()).abs().float().mean()) < 0.1
 
 
+@pytest.mark.slow
 def test_the_limit_of_a_device_is_that_of_the_large_image(models: LiveModels) -> None:
     limits = LargestBatches()
     limits.lower("unet", (128, 128), 2, "too large")
@@ -155,6 +156,7 @@ class TestPrompts:
         assert not self.same_images(models, "a [cat:dog:1.5]", "a cat")
         assert not self.same_images(models, "a [cat:dog:1.5]", "a dog")
 
+    @pytest.mark.slow
     def test_an_edit_of_the_first_pass_holds_in_the_second(self, models: LiveModels) -> None:
         assert not self.same_images(models, "a [cat:dog:0.5]", "a dog")
 

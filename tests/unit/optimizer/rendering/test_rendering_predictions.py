@@ -220,6 +220,7 @@ def test_one_step_is_enough(marking: str, name: SamplerName, sd15: Mapping[str, 
     assert render(sd15[marking], suite(sampler=name, steps=1)).latents.isfinite().all()
 
 
+@pytest.mark.slow
 def test_the_suite_can_say_what_no_marker_does(
     device: torch.device, sd15: Mapping[str, LiveModels], tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from checkpoints import write_checkpoint
 from live import weighted
-from slow_cases import first_fast
+from slow_cases import first_fast, slow_but
 
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.placement import Placement
@@ -39,7 +39,7 @@ def model(
     )
 
 
-@pytest.mark.parametrize("placement", list(Placement))
+@pytest.mark.parametrize("placement", slow_but(Placement, Placement.DEVICE))
 def test_each_has_the_bits_that_it_has_when_all_stay(
     parents: Parents, device: torch.device, placement: Placement
 ) -> None:

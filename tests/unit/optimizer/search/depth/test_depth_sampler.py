@@ -216,6 +216,7 @@ class TestProposals:
         down = observed(SECTIONS, lambda params: (-hill(params)[0],), 12, ["minimize"])
         assert proposal(SECTIONS, up) == proposal(SECTIONS, down)
 
+    @pytest.mark.slow
     def test_several_objectives_are_traded_off(self) -> None:
         """Two hills, at .2 and .8 everywhere: the front lies between them."""
 
