@@ -163,6 +163,7 @@ def in_a_terminal(folder: Path, answers: str, *arguments: str) -> str:
     return shown.decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_is_asked_and_asked_again(folder: Path) -> None:
     answers = ["animals.safetensors", "lost.safetensors", "foods.safetensors", "", "", "", "many", "3", "asked.yaml"]
     shown = in_a_terminal(folder, "\n".join(answers) + "\n", "init", "--no-measure")

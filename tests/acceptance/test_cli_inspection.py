@@ -378,6 +378,7 @@ def test_a_comparison_that_cannot_be_made_is_refused(
         assert word in message
 
 
+@pytest.mark.slow
 def test_the_program_itself_prints_the_json_alone(models: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "optimizer.cli", "diff", models / "a.safetensors", models / "b.safetensors", "--json"],

@@ -155,6 +155,7 @@ class TestBake:
 
 
 class TestExtract:
+    @pytest.mark.slow
     @pytest.mark.parametrize("naming", [pytest.param("kohya", marks=pytest.mark.slow), "diffusers"])
     def test_the_whole_difference_baked_onto_a_gives_bs_layers(self, call: Call, folder: Path, naming: str) -> None:
         done = call(

@@ -399,6 +399,7 @@ class TestOfAStudy:
         assert f"equal to {EXPORT}, bit for bit" in said.out
         assert sha256(here / "again.safetensors") == sha256(here / EXPORT)
 
+    @pytest.mark.slow
     def test_a_trials_recipe_is_a_file_that_gives_the_exports_tensors(
         self, here: Path, files: Path, call: Call
     ) -> None:
@@ -437,6 +438,7 @@ class TestFilesOfARecipeThatMoved:
             shutil.copy(files / f"{name}.safetensors", folder / "new" / "deep" / f"{index}.safetensors")
         return folder / "before.safetensors"
 
+    @pytest.mark.slow  # renamed models are found by the same code
     def test_are_found_by_their_content(self, moved: Path, folder: Path, call: Call) -> None:
         call("merge", "r.yaml", "-o", "again.safetensors", "--models", "new")
         assert same_tensors(folder / "again.safetensors", moved)

@@ -201,6 +201,7 @@ def test_what_replaced_a_file_at_its_old_path_is_not_taken_for_it(place: Path, r
 
 
 class TestASpecFileThatMovedWithItsProject:
+    @pytest.mark.slow
     @pytest.mark.usefixtures("relocated")
     def test_resumes_the_study(self, call: Call) -> None:
         assert "3 trials complete, 0 failed" in call("study", "resume", "new/study.yaml", code=0).out

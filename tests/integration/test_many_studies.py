@@ -212,6 +212,7 @@ def test_what_does_not_fit_beside_others_is_loaded_alone(place: Place) -> None:
     assert runtimes.loaded == (studies[1].id,)
 
 
+@pytest.mark.slow
 def test_a_study_that_cannot_be_worked_on_here_is_left_alone_and_the_others_go_on(place: Place) -> None:
     lost, fine = place.add("lost"), place.add("fine")
     text = lost.study.spec.to_json().replace(lost.study.spec.parents[0].name, "gone.safetensors")

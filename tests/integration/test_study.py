@@ -135,7 +135,8 @@ def test_a_study_stopped_and_reopened_again_and_again_goes_the_same_way(finished
     assert scores_of(interrupted) == scores_of(finished)
 
 
-@pytest.mark.parametrize("trials", [3, pytest.param(13, marks=pytest.mark.slow)])
+@pytest.mark.slow  # others store on a server
+@pytest.mark.parametrize("trials", [3, 13])
 def test_a_study_on_postgresql_goes_the_same_way(trials: int, finished: ShortStudy, tmp_path: Path) -> None:
     short = begin(tmp_path, url=new_postgresql_url(), shared=True)
     short.run(stop_after=trials)

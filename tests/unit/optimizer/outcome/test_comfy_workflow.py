@@ -144,6 +144,7 @@ def with_lora(merge: Recipe, weight: Callable[[str], float]) -> Recipe:
     return replace(merge, loras=(use,), vae=BakedVae(name="vae", sha256="2" * 64))
 
 
+@pytest.mark.slow
 def test_loras_and_a_baked_vae_are_in_the_same_merge(folder: Path) -> None:
     files = opened(folder)
     merge = with_lora(recipe(SD15, step(SD15, by_block())), lambda place: -0.6 if place == "text_encoder" else 0.8)

@@ -322,7 +322,8 @@ class TestFaultsAreFound:
         assert seen[-1] - seen[-2] == {"number": 1, "nonzero": 1, "to the card": 1, "from the card": 1}
 
 
-@pytest.mark.parametrize("asked", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [False, True])
 def test_the_unet_alone_sums_in_fp16_and_only_where_it_is_asked_to(
     residents: Mapping[Architecture, ResidentModel], card: FakeCard, asked: bool
 ) -> None:

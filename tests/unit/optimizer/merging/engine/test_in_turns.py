@@ -69,6 +69,7 @@ def test_where_all_stay_using_one_changes_nothing(parents: Parents, device: torc
     assert whole.nbytes() == before
 
 
+@pytest.mark.slow
 def test_a_merge_that_is_broken_off_is_made_again_when_its_component_is_used(
     parents: Parents, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
