@@ -1,8 +1,4 @@
-"""What people compared in all studies of a database, and which stored renders it was.
-
-Ratings count as comparisons: of two renders of one item that a person rated one after the other, the one with more is
-preferred. Each rating is compared with the one before it only, so many ratings do not outweigh votes.
-"""
+"""What people compared in all studies of a database, and which stored renders it was."""
 
 from __future__ import annotations
 
@@ -11,13 +7,13 @@ from dataclasses import dataclass
 
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database
+from studies.records.judgements import load_judgements
 from studies.records.kept_renders import final_renders
-from studies.records.ratings import Rating, load_ratings
 from studies.records.stored_renders import load_renders
 from studies.records.stored_studies import list_studies
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
-from studies.records.votes import SHARES, load_votes
+from studies.records.votes import SHARES, Vote, load_votes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,18 +25,6 @@ class ComparedRenders:
     share: float  # of the vote that the first one gets: 1, 0.5 or 0
     person: str
     item: tuple[str, int]  # prompt and seed: studies that copied trials have renders in common
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Judged:
-    """Two trials' renders of one item of a study, and what a person said of them."""
-
-    person: str
-    item: int  # index in the suite
-    held_out: bool  # whether in the final's suite, else in the search's
-    first: int  # number of a trial
-    second: int
-    share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,26 +72,33 @@ def load_comparisons(database: Database, artifacts: Artifacts, people: Collectio
 
 def _of_study(records: StudyRecords, artifacts: Artifacts, people: Collection[str]) -> Iterator[ComparedRenders | None]:
     """Yield a study's votes and ratings as comparisons; None for one of which a render is not stored."""
-    judged = [each for each in (*_votes(records), *_ratings(records)) if not people or each.person in people]
+    said = (*load_judgements(records), *load_votes(records, held_out=True))
+    judged = [vote for vote in said if not people or vote.person in people]
     files = _files(records, artifacts, judged)
     suites = {False: records.study.spec.suite.items(), True: records.study.spec.held_out.items()}
-    for each in judged:
-        first, second = (files.get((each.held_out, number, each.item)) for number in (each.first, each.second))
+    for vote in judged:
+        if vote.verdict is None:
+            continue
+        first, second = (files.get((vote.held_out, number, vote.item)) for number in (vote.left, vote.right))
         if first is None or second is None:
             yield None
             continue
-        item = suites[each.held_out][each.item]
+        item = suites[vote.held_out][vote.item]
         yield ComparedRenders(
-            first=first, second=second, share=each.share, person=each.person, item=(item.prompt, item.seed)
+            first=first,
+            second=second,
+            share=SHARES[vote.verdict],
+            person=vote.person,
+            item=(item.prompt, item.seed),
         )
 
 
 def _files(
-    records: StudyRecords, artifacts: Artifacts, judged: Sequence[_Judged]
+    records: StudyRecords, artifacts: Artifacts, judged: Sequence[Vote]
 ) -> dict[tuple[bool, int, int], str | None]:
     """Return the files of renders, by whether they are of the final, trial and item."""
     shown = {
-        held_out: {number for each in judged if each.held_out == held_out for number in (each.first, each.second)}
+        held_out: {number for vote in judged if vote.held_out == held_out for number in (vote.left, vote.right)}
         for held_out in (False, True)
     }
     trials = [trial for trial in load_trials(records) if trial.number in shown[False]] if shown[False] else []
@@ -119,34 +110,3 @@ def _files(
         for number in shown[True]
         for item, file in enumerate(final_renders(records.study, artifacts, number))
     }
-
-
-def _votes(records: StudyRecords) -> Iterator[_Judged]:
-    for vote in (*load_votes(records), *load_votes(records, held_out=True)):
-        if vote.verdict is not None:
-            yield _Judged(
-                person=vote.person,
-                item=vote.item,
-                held_out=vote.held_out,
-                first=vote.left,
-                second=vote.right,
-                share=SHARES[vote.verdict],
-            )
-
-
-def _ratings(records: StudyRecords) -> Iterator[_Judged]:
-    before: dict[tuple[str, int], Rating] = {}
-    for rating in load_ratings(records):
-        former = before.get((rating.person, rating.item))
-        before[rating.person, rating.item] = rating
-        if former is None or former.rating is None or rating.rating is None or former.number == rating.number:
-            continue
-        share = 0.5 * (1 + (former.rating > rating.rating) - (former.rating < rating.rating))
-        yield _Judged(
-            person=rating.person,
-            item=rating.item,
-            held_out=False,
-            first=former.number,
-            second=rating.number,
-            share=share,
-        )

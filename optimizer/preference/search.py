@@ -10,10 +10,10 @@ import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from studies.records.judgements import judged_trials
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
-from studies.records.votes import voted_trials
 
 AHEAD: Final = 8  # merges of the sampler that nobody has voted on, at which the search waits for votes
 
@@ -22,7 +22,7 @@ def lacks_votes(records: StudyRecords, trials: Sequence[StoredTrial]) -> bool:
     """Return whether the search has to wait for votes: it knows nothing else, and has run AHEAD of them."""
     if not records.study.spec.by_votes_alone:
         return False
-    voted = voted_trials(records)
+    voted = judged_trials(records)
     unknown = [trial for trial in trials if trial.is_whole and trial.origin.kind == "sampler"]
     return sum(trial.number not in voted for trial in unknown) >= AHEAD
 
@@ -34,7 +34,7 @@ def as_voted(records: StudyRecords, study: Study) -> Study:
     follows from others, and would be counted twice.
     """
     stored = {trial.number: trial for trial in load_trials(records)}
-    unknown = stored.keys() - voted_trials(records) if records.study.spec.by_votes_alone else set()
+    unknown = stored.keys() - judged_trials(records) if records.study.spec.by_votes_alone else set()
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna would announce a study that is not the user's
     try:

@@ -2,7 +2,8 @@
 
 Votes come at any time, so what a trial is worth is not fixed when it is scored. It is the mean of the utilities'
 posterior: see model.py. Whoever stores a vote, ends a trial or proposes one computes it anew, and stores it, with all
-that follows from it. So whoever reads results finds what the votes say, and needs no model for it.
+that follows from it. So whoever reads results finds what the votes say, and needs no model for it. Ratings count as
+votes: see judgements.py in studies/records/.
 """
 
 from __future__ import annotations
@@ -16,22 +17,29 @@ from optimizer.trial.constraints import feasible_or_all
 from optimizer.trial.objective import SINGLE, Objective, Term
 from optimizer.trial.ranking import parent_trials
 from optimizer.trial.stored_scores import trial_scores
+from studies.records.judgements import load_judgements
 from studies.records.optuna_studies import optuna_study_id
 from studies.records.preferences import JudgedTrial, store_judged
+from studies.records.stored_studies import reread
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
-from studies.records.votes import Vote, load_votes
+from studies.records.votes import Vote
 
 
 def refresh_preference(records: StudyRecords) -> None:
-    """Compute the preference of every complete trial from the votes, and store it; nothing for other studies."""
+    """Compute the preference of every complete trial from the votes, and store it; nothing for other studies.
+
+    Raises:
+        StudyMissingError: the study was deleted, or its trials in the dashboard.
+    """
     name = records.study.spec.voted
     if name is None:
         return
-    optuna_id = optuna_study_id(records)
     while True:
-        votes = load_votes(records)
+        records = reread(records)  # somebody may have given it another name
+        optuna_id = optuna_study_id(records)
+        votes = load_judgements(records)
         trials = [trial for trial in load_trials(records) if trial.is_whole]
         if not trials:
             return
@@ -70,8 +78,7 @@ def _as_judged(
         if error is not None:
             errors[name] = error
     return JudgedTrial(
-        id=trial.id,
-        number=trial.number,
+        trial=trial,
         preference=means[scores.name],
         objectives=objective.values(means),
         gains=gains,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import is_feasible, whole_merges
 from studies.records.finals import lacks_final
+from studies.records.judgements import judged_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
-from studies.records.votes import voted_trials
 
 
 def misses_final(records: StudyRecords, trials: Sequence[StoredTrial]) -> bool:
@@ -38,5 +38,5 @@ def votes_missing(records: StudyRecords, trials: Sequence[StoredTrial]) -> int:
     spec = records.study.spec
     if not (spec.by_votes_alone and spec.final.top):
         return 0
-    merges, voted = whole_merges(trials), voted_trials(records)
+    merges, voted = whole_merges(trials), judged_trials(records)
     return max(0, min(spec.final.top, len(merges)) - sum(trial.number in voted for trial in merges))

@@ -124,11 +124,6 @@ def load_votes(records: StudyRecords, *, held_out: bool = False) -> list[Vote]:
         return [_vote(row) for row in connection.execute(query)]
 
 
-def voted_trials(records: StudyRecords) -> set[int]:
-    """Return the numbers of the trials that people voted on in the search."""
-    return {number for vote in load_votes(records) for number in (vote.left, vote.right)}
-
-
 def forget_unanswered(records: StudyRecords) -> None:
     """Remove pairs that were shown long ago, and never voted on."""
     with records.database.write() as connection:

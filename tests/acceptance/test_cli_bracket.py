@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
 import shutil
 import signal
 import socket
@@ -286,12 +287,17 @@ def test_scorers_of_the_demo_judge_and_rounds_have_their_own_settings(bracket: C
         assert set(judgement["scores"]) == {"clip_score", "likeness"}
 
 
+def _files_in(folder: Path) -> int:
+    """Count files while another process writes and removes some: `os.walk` passes over what vanishes."""
+    return sum(len(files) for _, _, files in os.walk(folder))
+
+
 def _killed(folder: Path, arguments: list[str], when: int) -> bool:
     """Run the program, and kill it when so many files are in its folder; whether it was killed before it was done."""
     child = subprocess.Popen(
         [sys.executable, "-m", "optimizer.cli", "bracket", *arguments], cwd=folder, stdout=subprocess.DEVNULL
     )
-    while child.poll() is None and len(list((folder / "bracket").rglob("*.*"))) < when:
+    while child.poll() is None and _files_in(folder / "bracket") < when:
         time.sleep(0.02)
     child.kill()
     return child.wait() == -signal.SIGKILL
