@@ -186,9 +186,7 @@ class DepthGPSampler(BaseSampler):
         centers = subspace.project(centers)
         if smoothed and len(models) == 1 and not slack:
             points = subspace.embed(candidates(subspace.geometry, centers, self._candidates, generator))
-            best = best_mean(models[0], points, observed.pending)
-            expectation = _expectation(function, subspace.project(best), models, observed)
-            return _Choice(x=best, split=split, expectation=expectation)
+            return _Choice(x=best_mean(models[0], points, observed.pending), split=split)
         tried = subspace.contained(np.concatenate([observed.x, observed.pending]))
         may_explore = number % EXPLORE_EVERY == 0 and bool(geometry.features)
         if not may_explore or len(models) == 1:  # several objectives have no single number to decide by: they explore
