@@ -45,16 +45,18 @@ class UnrenderedStudy:
     cached_trials: CachedTrials
     artifacts: Artifacts
 
-    def recorder(self) -> TrialRecorder:
-        entry = self.records.study.spec.scorers["sharpness"]
-        scorer = build(
-            entry.kind,
-            parse_settings(entry.kind, entry.options, Path("/")),
-            BuildContext(device="cpu", cache_dir=Path("/")),
+    def scoring(self, cache_dir: Path = Path("/")) -> Scoring:
+        context = BuildContext(device="cpu", cache_dir=cache_dir)
+        return Scoring(
+            {
+                name: build(entry.kind, parse_settings(entry.kind, entry.options, Path("/")), context)
+                for name, entry in self.records.study.spec.scorers.items()
+            }
         )
-        gains = GainRecorder(
-            self.records, self.cached_trials, self.plan, Scoring({"sharpness": scorer}), self.artifacts
-        )
+
+    def recorder(self, cache_dir: Path = Path("/")) -> TrialRecorder:
+        scoring = self.scoring(cache_dir)
+        gains = GainRecorder(self.records, self.cached_trials, self.plan, scoring, self.artifacts)
         retention = Retention(self.records, self.artifacts, self.plan.objective, self.cached_trials, Retry())
         return TrialRecorder(
             self.records,

@@ -87,4 +87,5 @@ class PageRefresh(threading.Thread):
         final = load_final(records)
         finished = sum(trial.state != "running" for trial in trials)
         with_gains = sum(bool(trial.gains) for trial in trials)
-        return finished, with_gains, None if final is None else final.created_at, records.study.spec.budget
+        held = None if final is None else (final.created_at, final.votes)
+        return finished, with_gains, held, records.study.spec.budget

@@ -24,6 +24,7 @@ from optimizer.trial.constraints import feasible_or_all
 from optimizer.trial.evaluation import Evaluator
 from optimizer.trial.evidence import Evidence
 from optimizer.trial.gains import gains, score_mean
+from optimizer.trial.judgement import choose
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, complete_parents, is_feasible, whole_merges
 from optimizer.trial.repeats import first_of_each, positions_once
@@ -189,7 +190,7 @@ def judge(
     for trial, result in candidates:
         held_out = {} if result.evidence is None else gains(once(result.evidence), against, objective, infos)
         finalists.append(replace(_finalist(trial, result, objective), in_sample=trial.gains, held_out=held_out))
-    chosen = _chosen(finalists, objective)
+    chosen = choose(finalists, objective)
     return Final(
         suite_digest=suite_digest,
         complete_trials=complete_trials,
@@ -214,16 +215,3 @@ def _finalist(trial: StoredTrial, result: HeldOutResult, objective: Objective) -
         set_scores=dict(scores.by_set),
         constrained={name: score_mean(result.evidence, name) for name in objective.constraints.scorers},
     )
-
-
-def _chosen(finalists: Sequence[Finalist], objective: Objective) -> int | None:
-    able = [
-        finalist
-        for finalist in finalists
-        if not finalist.is_parent
-        and finalist.failure is None
-        and objective.constraints.keeps(finalist.constrained_means)
-    ]
-    if not objective.terms or not able:
-        return None
-    return max(able, key=lambda finalist: finalist.objectives[SINGLE]).number  # the first of equals

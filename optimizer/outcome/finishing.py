@@ -7,21 +7,26 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from basics.messages import counted
+from optimizer.errors import FinalError
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.outcome.final import FinalProgress, hold_final
+from optimizer.outcome.next_commands import vote_command
+from optimizer.outcome.voted_final import by_votes, refresh_final
 from optimizer.rendering.contact_sheet import thumbnail
 from optimizer.runtime.setup import Runtime
 from optimizer.search.shortlist import by_posterior
 from optimizer.search.stopping import stored_end
 from optimizer.sheets.final import save_final_sheet
 from optimizer.system.retry import Retry
-from optimizer.trial.missing_final import misses_final
+from optimizer.trial.missing_final import misses_final, votes_missing
 from studies.files.artifacts import Artifacts
-from studies.records.finals import Final, store_final
+from studies.records.finals import Final, load_final, store_final
 from studies.records.kept_renders import documented_renders, render_names
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
+from studies.records.votes import load_votes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +43,20 @@ def final_is_due(records: StudyRecords) -> bool:
     return stored_end(records, trials) is not None and misses_final(records, trials)
 
 
+def require_votes(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
+    """Refuse a final whose candidates would be there by chance.
+
+    Raises:
+        FinalError: people have voted on too few merges.
+    """
+    missing = votes_missing(records, trials)
+    if missing:
+        raise FinalError(
+            f"the final takes the merges that people prefer, and they have to vote on {counted(missing, 'more merge')} "
+            f"first: `{vote_command(records)}`"
+        )
+
+
 def finish_study(
     records: StudyRecords,
     runtime: Runtime,
@@ -52,10 +71,11 @@ def finish_study(
         retry: waits while the database or the artifact store cannot be reached.
 
     Raises:
-        FinalError: there is nothing to compare.
+        FinalError: there is nothing to compare, or people have voted on too few merges.
     """
     study = records.study
     trials = retry(lambda: load_trials(records))
+    retry(lambda: require_votes(records, trials))
     rank = retry(lambda: by_posterior(records, runtime.objective, trials))
     thumbnails: dict[int, Sequence[Tensor]] = {}
     reporter.report(FinalStarted(images=len(study.spec.held_out.items())))
@@ -66,11 +86,21 @@ def finish_study(
         if study.spec.render.keep != "none":
             retry(lambda: _save_renders(study, trial, images, artifacts))
 
-    final = hold_final(runtime, trials, rank, progress, keep)
-    retry(lambda: store_final(records, final))
+    held = hold_final(runtime, trials, rank, progress, keep)
+    final = retry(lambda: _stored(records, held))
     retry(lambda: _remove_former(study, final, artifacts))
     reporter.report(FinalHeld(final=final))
     return Finish(final=final, sheet=retry(lambda: save_final_sheet(study, final, trials, thumbnails, artifacts)))
+
+
+def _stored(records: StudyRecords, held: Final) -> Final:
+    """Store a final, and return it with what votes on its renders say: some may be there from one before."""
+    store_final(records, by_votes(records.study, held, load_votes(records, held_out=True)))
+    refresh_final(records)  # a vote may have come in between
+    final = load_final(records)
+    if final is None:
+        raise FinalError(f"the final of study {records.study.name!r} was removed while it was stored: hold it again")
+    return final
 
 
 def _save_renders(study: StoredStudy, trial: StoredTrial, images: Sequence[Tensor], artifacts: Artifacts) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from basics.messages import counted
+from optimizer.outcome.next_commands import vote_command
+from optimizer.preference.model import tally
 from optimizer.trial.best import Best
 from optimizer.trial.gain_text import gain_text
 from optimizer.trial.judgement import flaws, held_out_constraints, is_ahead
 from optimizer.trial.objective import SINGLE, Objective
-from studies.records.finals import Final
+from studies.records.finals import Final, Finalist
 from studies.records.study_records import StudyRecords
+from studies.records.votes import load_votes
 from studies.system.advice import advised
 
 
@@ -42,12 +45,30 @@ def final_lines(records: StudyRecords, final: Final, objective: Objective) -> li
 def _found(records: StudyRecords, final: Final, objective: Objective) -> Iterator[str]:
     """Yield the gain of the best merge, or how to choose where there are several objectives."""
     winner = final.winner
-    if winner is not None:
+    if final.awaits_votes:
+        yield f"nobody has voted on its pictures yet: `{vote_command(records)}`"
+    elif winner is not None:
         gain, among = winner.held_out[SINGLE], counted(len(final.candidates), "candidate")
         gained = f"held-out gain: objective {gain_text(gain)} over parent {gain.parent}"
         yield f"{gained}, of trial {winner.number}, the best of {among}"
+        if (told := _preferred(records, final, winner)) is not None:
+            yield told
         if (kept := held_out_constraints(winner, objective)) is not None:
             yield f"trial {winner.number} keeps the constraints in the final: {kept}"
     elif not objective.terms:
         command = advised(f'export "{records.study.name}" --trial N', records.database.url)
         yield f"several objectives have no single winner: choose a trial with `{command}`"
+
+
+def _preferred(records: StudyRecords, final: Final, winner: Finalist) -> str | None:
+    """Say in how many votes on its pictures the best merge was preferred to the better parent; None without any."""
+    letter = winner.held_out[SINGLE].parent
+    parent = next(each for each in final.parents if each.origin.parent == letter)
+    votes = tally(load_votes(records, held_out=True) if final.votes else (), winner.number, parent.number)
+    if votes.interval is None:
+        return None
+    (low, high), decided = votes.interval, votes.preferred + votes.other
+    return (
+        f"people preferred trial {winner.number} to parent {letter} in {votes.preferred} of "
+        f"{counted(decided, 'vote')} that decided ({100 * low:.0f} to {100 * high:.0f} %)"
+    )

@@ -1,21 +1,19 @@
-"""What people compared in all studies of a database, and which stored renders it was.
-
-Ratings count as comparisons: of two renders of one item that a person rated one after the other, the one with more is
-preferred. Each rating is compared with the one before it only, so many ratings do not outweigh votes.
-"""
+"""What people compared in all studies of a database, and which stored renders it was."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from studies.files.artifacts import Artifacts
 from studies.records.database import Database
-from studies.records.ratings import Rating, load_ratings
+from studies.records.judgements import load_judgements
+from studies.records.kept_renders import final_renders
 from studies.records.stored_renders import load_renders
 from studies.records.stored_studies import list_studies
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
-from studies.records.votes import SHARES, load_votes
+from studies.records.votes import SHARES, Vote, load_votes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,17 +25,6 @@ class ComparedRenders:
     share: float  # of the vote that the first one gets: 1, 0.5 or 0
     person: str
     item: tuple[str, int]  # prompt and seed: studies that copied trials have renders in common
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Judged:
-    """Two trials' renders of one item of a study, and what a person said of them."""
-
-    person: str
-    item: int  # index in the suite
-    first: int  # number of a trial
-    second: int
-    share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,50 +55,58 @@ class Compared:
         return sum(each.share == SHARES["equal"] for each in self.comparisons)
 
 
-def load_comparisons(database: Database, people: Collection[str] = ()) -> Compared:
+def load_comparisons(database: Database, artifacts: Artifacts, people: Collection[str] = ()) -> Compared:
     """Read the votes and ratings of all studies that can be read here.
 
     Args:
+        artifacts: where the studies' renders are.
         people: whose votes to read; none: everybody's.
 
     Raises:
         StudyChangedError: the renders of a trial are not those of its study's suite.
     """
-    found = [each for records in list_studies(database) for each in _of_study(records, people)]
+    found = [each for records in list_studies(database) for each in _of_study(records, artifacts, people)]
     comparisons = tuple(each for each in found if each is not None)
     return Compared(comparisons=comparisons, lost=len(found) - len(comparisons))
 
 
-def _of_study(records: StudyRecords, people: Collection[str]) -> Iterator[ComparedRenders | None]:
+def _of_study(records: StudyRecords, artifacts: Artifacts, people: Collection[str]) -> Iterator[ComparedRenders | None]:
     """Yield a study's votes and ratings as comparisons; None for one of which a render is not stored."""
-    judged = [each for each in (*_votes(records), *_ratings(records)) if not people or each.person in people]
-    shown = {number for each in judged for number in (each.first, each.second)}
-    trials = [trial for trial in load_trials(records) if trial.number in shown] if judged else []
-    files = {(trial.number, render.item): render.file for trial in trials for render in load_renders(records, trial)}
-    items = records.study.spec.suite.items()
-    for each in judged:
-        first, second = files.get((each.first, each.item)), files.get((each.second, each.item))
+    said = (*load_judgements(records), *load_votes(records, held_out=True))
+    judged = [vote for vote in said if not people or vote.person in people]
+    files = _files(records, artifacts, judged)
+    suites = {False: records.study.spec.suite.items(), True: records.study.spec.held_out.items()}
+    for vote in judged:
+        if vote.verdict is None:
+            continue
+        first, second = (files.get((vote.held_out, number, vote.item)) for number in (vote.left, vote.right))
         if first is None or second is None:
             yield None
             continue
-        item = (items[each.item].prompt, items[each.item].seed)
-        yield ComparedRenders(first=first, second=second, share=each.share, person=each.person, item=item)
+        item = suites[vote.held_out][vote.item]
+        yield ComparedRenders(
+            first=first,
+            second=second,
+            share=SHARES[vote.verdict],
+            person=vote.person,
+            item=(item.prompt, item.seed),
+        )
 
 
-def _votes(records: StudyRecords) -> Iterator[_Judged]:
-    for vote in load_votes(records):
-        if vote.verdict is not None:
-            yield _Judged(
-                person=vote.person, item=vote.item, first=vote.left, second=vote.right, share=SHARES[vote.verdict]
-            )
-
-
-def _ratings(records: StudyRecords) -> Iterator[_Judged]:
-    before: dict[tuple[str, int], Rating] = {}
-    for rating in load_ratings(records):
-        former = before.get((rating.person, rating.item))
-        before[rating.person, rating.item] = rating
-        if former is None or former.rating is None or rating.rating is None or former.number == rating.number:
-            continue
-        share = 0.5 * (1 + (former.rating > rating.rating) - (former.rating < rating.rating))
-        yield _Judged(person=rating.person, item=rating.item, first=former.number, second=rating.number, share=share)
+def _files(
+    records: StudyRecords, artifacts: Artifacts, judged: Sequence[Vote]
+) -> dict[tuple[bool, int, int], str | None]:
+    """Return the files of renders, by whether they are of the final, trial and item."""
+    shown = {
+        held_out: {number for vote in judged if vote.held_out == held_out for number in (vote.left, vote.right)}
+        for held_out in (False, True)
+    }
+    trials = [trial for trial in load_trials(records) if trial.number in shown[False]] if shown[False] else []
+    searched: dict[tuple[bool, int, int], str | None] = {
+        (False, trial.number, render.item): render.file for trial in trials for render in load_renders(records, trial)
+    }
+    return searched | {
+        (True, number, item): file
+        for number in shown[True]
+        for item, file in enumerate(final_renders(records.study, artifacts, number))
+    }

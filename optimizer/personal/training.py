@@ -24,7 +24,7 @@ from optimizer.personal.regression import (
 )
 from optimizer.rendering.contact_sheet import to_tensor
 from scorers.aesthetics.heads import Affine
-from scorers.networks.clip import ClipEmbedder
+from scorers.networks.clip.embedder import ClipEmbedder
 from scorers.preference.personal_head import PersonalHead, Training
 from studies.errors import RenderLostError
 from studies.files.artifacts import Artifacts

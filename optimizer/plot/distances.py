@@ -16,7 +16,7 @@ from scorers.registry import parse_settings
 from studies.spec.study import StudySpec
 
 if TYPE_CHECKING:
-    from scorers.networks.clip import ClipEmbedder
+    from scorers.networks.clip.embedder import ClipEmbedder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

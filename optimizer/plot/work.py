@@ -20,7 +20,7 @@ from optimizer.plot.tables import Cell, Identity, Table
 from optimizer.runtime.memory import explain_out_of_memory
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.setup import build_scorers
-from scorers.networks.clip import ClipEmbedder, load_embedder
+from scorers.networks.clip.embedder import ClipEmbedder, load_embedder
 from studies.spec.study import StudySpec
 
 OnCell = Callable[[Cell], None]

@@ -10,25 +10,19 @@ import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from studies.records.judgements import judged_trials
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
-from studies.records.votes import load_votes
 
 AHEAD: Final = 8  # merges of the sampler that nobody has voted on, at which the search waits for votes
 
 
-def by_votes_alone(records: StudyRecords) -> bool:
-    """Return whether votes are all that a study's objective is made of."""
-    spec = records.study.spec
-    return spec.voted is not None and spec.objectives is None and tuple(spec.terms) == (spec.voted,)
-
-
 def lacks_votes(records: StudyRecords, trials: Sequence[StoredTrial]) -> bool:
     """Return whether the search has to wait for votes: it knows nothing else, and has run AHEAD of them."""
-    if not by_votes_alone(records):
+    if not records.study.spec.by_votes_alone:
         return False
-    voted = _voted(records)
+    voted = judged_trials(records)
     unknown = [trial for trial in trials if trial.is_whole and trial.origin.kind == "sampler"]
     return sum(trial.number not in voted for trial in unknown) >= AHEAD
 
@@ -40,7 +34,7 @@ def as_voted(records: StudyRecords, study: Study) -> Study:
     follows from others, and would be counted twice.
     """
     stored = {trial.number: trial for trial in load_trials(records)}
-    unknown = stored.keys() - _voted(records) if by_votes_alone(records) else set()
+    unknown = stored.keys() - judged_trials(records) if records.study.spec.by_votes_alone else set()
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna would announce a study that is not the user's
     try:
@@ -61,7 +55,3 @@ def _as_voted(trial: FrozenTrial, stored: dict[int, StoredTrial], *, waits: bool
     else:
         changed.values = list(stored[trial.number].objectives.values())
     return changed
-
-
-def _voted(records: StudyRecords) -> set[int]:
-    return {number for vote in load_votes(records) for number in (vote.left, vote.right)}

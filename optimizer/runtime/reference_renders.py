@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -46,7 +46,8 @@ def reference_renders(plan: Plan, device: torch.device, cache_dir: Path, render:
         render: see `Render`; it is not called where all is kept.
 
     Raises:
-        CheckpointError: a checkpoint cannot be used, or holds NaN or infinity.
+        CheckpointError: a checkpoint cannot be used, holds NaN or infinity, or renders more broken images than
+            `degenerate_limit` allows.
         RenderError: it cannot render the suite.
         NoMemoryError: it does not fit into memory.
     """
@@ -63,20 +64,28 @@ class _Kept:
         self._folder, self._sha256 = cache_dir / FOLDER, self._hashed(Path(to))
 
     def complete(self, render: Render) -> LoadRenders:
-        """Render and keep what is not kept yet; returns how the images of a suite are loaded."""
+        """Render and keep what is not kept yet; returns how the images of a suite are loaded.
+
+        Kept images are judged again: another study may have allowed more broken ones.
+        """
         spec = self._plan.spec
         suites = (spec.suite, *([spec.held_out] if spec.final.top else []))
-        missing = [suite for suite in suites if self.load(suite) is None]
-        if missing:
+        kept = [suite for suite in suites if self.load(suite) is not None]
+        for suite in kept:
+            self._refuse_broken(self._record(suite)["faults"])
+        if missing := [suite for suite in suites if suite not in kept]:
             self._render(missing, render)
         return self._required
 
     def load(self, suite: SuiteSettings) -> tuple[Tensor, ...] | None:
         """Return the images of a suite; None if they are not kept, or not as they were rendered."""
-        digests = (read_record(self._of(suite) / RECORD) or {}).get("pixels")
-        if not isinstance(digests, list) or len(digests) != len(suite.items()):
+        record, count = self._record(suite), len(suite.items())
+        if any(not isinstance(record.get(name), list) or len(record[name]) != count for name in ("pixels", "faults")):
             return None
-        return load_images([self._picture(suite, index) for index in range(len(digests))], digests)
+        return load_images([self._picture(suite, index) for index in range(count)], record["pixels"])
+
+    def _record(self, suite: SuiteSettings) -> Mapping[str, Any]:
+        return read_record(self._of(suite) / RECORD) or {}
 
     def _required(self, suite: SuiteSettings) -> tuple[Tensor, ...]:
         images = self.load(suite)
@@ -98,7 +107,7 @@ class _Kept:
                 renderer = Renderer(own.models, suite, batch_size=own.batch_size, largest_batches=own.largest_batches)
             renders = renderer.render()
             self._refuse_broken(renders.faults)
-            self._keep(suite, renders.images)
+            self._keep(suite, renders.images, renders.faults)
         del own, renderer
         gc.collect()
 
@@ -108,13 +117,14 @@ class _Kept:
             item, fault = broken[0]
             raise CheckpointError(
                 f"{self._to}, which scorers compare with, renders {len(broken)} of {counted(len(faults), 'image')} "
-                f"broken (item {item}: {fault}), and nothing can be compared with those: name another checkpoint"
+                f"broken (item {item}: {fault}), and nothing can be compared with those: name another checkpoint, or "
+                "allow as many with `render: degenerate_limit`"
             )
 
-    def _keep(self, suite: SuiteSettings, images: Sequence[Tensor]) -> None:
+    def _keep(self, suite: SuiteSettings, images: Sequence[Tensor], faults: Sequence[str | None]) -> None:
         self._of(suite).mkdir(parents=True, exist_ok=True)
         digests = keep_images([self._picture(suite, index) for index in range(len(images))], images)
-        write_record(self._of(suite) / RECORD, {"pixels": digests})
+        write_record(self._of(suite) / RECORD, {"pixels": digests, "faults": list(faults)})
 
     def _of(self, suite: SuiteSettings) -> Path:
         return self._folder / f"{self._sha256[:KEY_DIGITS]}-{self._key(suite)[:KEY_DIGITS]}"

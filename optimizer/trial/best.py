@@ -1,7 +1,8 @@
 """*Best*: the one trial that every list, table, picture, figure and export of a study means.
 
 One objective: what the final chose, which is its winner or, where no merge beats the better parent there, that parent.
-Without a final, or where trials have finished since, it is the best observed trial.
+Without a final, or where trials have finished since, it is the best observed trial. So it is while a final waits for
+people's votes.
 
 Several objectives: the front's knee or, with weights, the member with the largest weighted sum of scaled values. A
 member that surely loses to the better parent in an objective is passed over while another does not. What the final
@@ -13,12 +14,13 @@ A trial that breaks the constraints is never the best while there is one that ke
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final as Constant
 from typing import Literal
 
 from optimizer.trial.front import check_weights, front_order
 from optimizer.trial.judgement import (
+    AWAITS_VOTES,
     better_parent,
     doubt,
     held_out_breach,
@@ -124,15 +126,19 @@ def best_of(
         return None
     if len(objective.names) > 1:
         merge = _nearest_merge(trials, objective)
-        return _best_of_front(front_order(members, objective, weights), final, objective, weights, merge)
+        best = _best_of_front(front_order(members, objective, weights), final, objective, weights, merge)
+        waits = final is not None and final.awaits_votes and best.caveat is None
+        return replace(best, caveat=AWAITS_VOTES) if waits else best
     return _best_of_one(members[0], trials, final, objective)
 
 
 def choice_of(final: Final, objective: Objective) -> int | None:
     """Return the number of the trial that a final of one objective chose: a merge's, or that of the better parent.
 
-    None where neither could be scored there, or neither keeps the constraints.
+    None where neither could be scored there, neither keeps the constraints, or the final waits for votes.
     """
+    if final.awaits_votes:
+        return None
     if final.winner is not None and is_ahead(final.winner.held_out[SINGLE]):
         return final.winner.number
     parent = better_parent(final, objective)
@@ -361,13 +367,13 @@ def _breach(trial: StoredTrial, finalist: Finalist | None, objective: Objective)
 
 
 def _finalist(final: Final | None, trial: StoredTrial) -> Finalist | None:
-    """Return what a final found of a merge; None where it took no part."""
-    return None if final is None else final.candidate(trial.number)
+    """Return what a final found of a merge; None where it took no part, or the final waits for votes."""
+    return None if final is None or final.awaits_votes else final.candidate(trial.number)
 
 
 def _judged(final: Final | None, number: int) -> Finalist | None:
-    """Return what a final found of a merge or of a parent; None where it took no part."""
-    return None if final is None else next((each for each in final.finalists if each.number == number), None)
+    """Return what a final found of a merge or of a parent; None where it took no part, or the final waits for votes."""
+    return None if final is None or final.awaits_votes else final.finalist(number)
 
 
 def _gains(trial: StoredTrial, finalist: Finalist | None) -> tuple[Mapping[str, Gain], bool]:

@@ -25,6 +25,11 @@ class Evidence:
     _left_out: dict[tuple[str, bytes], NDArray[np.float64]] = field(default_factory=dict)  # cache of `leaving_out`
     _parts: dict[tuple[int, ...], Evidence] = field(default_factory=dict)  # cache of `part`
 
+    @property
+    def lacking(self) -> frozenset[str]:
+        """The set scorers whose features are not known: they have a score of all items, but none of some of them."""
+        return frozenset(self.scores.by_set) - self.resampled.keys()
+
     def members(self, scorer: str) -> NDArray[np.int64]:
         """Return the positions of the items that a set scorer looks at."""
         return self.scores.members.get(scorer, np.arange(self.items))
@@ -47,7 +52,10 @@ class Evidence:
         return self._left_out[key]
 
     def part(self, items: Sequence[int]) -> Evidence:
-        """Return the evidence of some of the items, given by their indices here; set scores are computed anew."""
+        """Return the evidence of some of the items, given by their indices here; set scores are computed anew.
+
+        Those whose features are not known are left out.
+        """
         if tuple(items) not in self._parts:
             self._parts[tuple(items)] = self._part(np.array(items, dtype=np.int64))
         return self._parts[tuple(items)]
@@ -71,7 +79,7 @@ class Evidence:
         """Compute the set scores of some items anew; one that cannot be computed of so few is left out."""
         found = {}
         for name in self.scores.by_set:
-            if name not in looked_at or looked_at[name].size:
+            if name in self.resampled and (name not in looked_at or looked_at[name].size):
                 with suppress(SuiteImagesError):
                     found[name] = self.resampled[name](chosen[looked_at.get(name, slice(None))])
         return found

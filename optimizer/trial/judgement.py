@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final as Constant
 
 from optimizer.trial.constraints import Bound, feasible_or_all
 from optimizer.trial.objective import SINGLE, Objective
 from studies.records.finals import Final, Finalist
 from studies.records.values import Gain
+
+AWAITS_VOTES: Constant = "the final waits for votes on pictures that the search never saw, so nothing is chosen yet"
 
 
 def is_ahead(gain: Gain) -> bool:
@@ -39,6 +42,8 @@ def doubt(final: Final, objective: Objective) -> str | None:
 
     Several objectives have no best merge to doubt.
     """
+    if final.awaits_votes:
+        return AWAITS_VOTES
     if not objective.terms:
         return None
     if final.winner is None:
@@ -78,6 +83,20 @@ def better_parent(final: Final, objective: Objective) -> Finalist | None:
         against = final.winner.held_out[SINGLE].parent
         return next((parent for parent in known if parent.origin.parent == against), None)
     return max(known, key=lambda parent: parent.objectives[SINGLE], default=None)
+
+
+def choose(finalists: Sequence[Finalist], objective: Objective) -> int | None:
+    """Return the number of the best merge; None where all failed, none keeps the constraints, or there is no best."""
+    able = [
+        finalist
+        for finalist in finalists
+        if not finalist.is_parent
+        and finalist.failure is None
+        and objective.constraints.keeps(finalist.constrained_means)
+    ]
+    if not objective.terms or not able:
+        return None
+    return max(able, key=lambda finalist: finalist.objectives[SINGLE]).number  # the first of equals
 
 
 def suspicion(candidate: Finalist, objective: Objective) -> str | None:

@@ -347,7 +347,8 @@ def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
         if trial.number in gone_features:
             symptom = (
                 f"the features of its set scores are not there ({features[trial.number]}): restore them from a backup; "
-                "without those of the parents no trial's gain can be computed"
+                "without those of the parents no trial's gain can be computed, and without its own a trial's has no "
+                "interval over prompts"
             )
             yield Finding(kind="missing features", study=study.name, trial=trial.number, symptom=symptom)
     dead = workers.dead_workers(records.database, lambda: workers.live_workers(records.database), study)

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, cast
 
-from optimizer.preference.model import fit
+import numpy as np
+
+from optimizer.outcome.voted_final import refresh_final
+from optimizer.preference.model import Preference, fit
 from optimizer.preference.values import refresh_preference
-from optimizer.voting.candidates import LOOKS_AGAIN
-from optimizer.voting.pairs import choose_pair
+from optimizer.voting.candidates import LOOKS_AGAIN, Candidates, load_candidates, render_png
+from optimizer.voting.final_pairs import choose_final_pair
+from optimizer.voting.pairs import Pair, choose_pair
 from optimizer.voting.questions import Question, QuestionKind
 from optimizer.voting.study_questions import StudyQuestions
+from studies.files.artifacts import Artifacts
+from studies.records.study_records import StudyRecords
 from studies.records.votes import Verdict, Vote, cast_vote, load_pair, load_votes, show_pair, take_back
 
 
@@ -19,6 +25,9 @@ class Ballots(StudyQuestions):
 
     kind: Final[QuestionKind] = "pair"
     waiting: Final = f"there are no two finished trials with stored renders yet: {LOOKS_AGAIN}"
+
+    def __init__(self, records: StudyRecords, artifacts: Artifacts, random: np.random.Generator | None = None) -> None:
+        super().__init__(records, artifacts, lambda: load_candidates(records, artifacts), random)
 
     @property
     def explanation(self) -> str:
@@ -30,24 +39,35 @@ class Ballots(StudyQuestions):
         candidates = self._candidates.load()
         if len(candidates.trials) < 2:
             return None
-        votes = load_votes(self._records)
+        held_out = candidates.held_out
+        votes = load_votes(self._records, held_out=held_out)
         preference = fit(votes, candidates.numbers, candidates.points)
         with self._lock:
-            pair = choose_pair(preference, candidates.items, votes, self._random)
+            pair = self._pair(candidates, preference, votes)
         if pair is None:
             return None
-        return self._question(show_pair(self._records, person, pair.item, pair.left, pair.right), votes)
+        shown = show_pair(self._records, person, pair.item, pair.left, pair.right, held_out=held_out)
+        return self._question(shown, votes)
+
+    def _pair(self, candidates: Candidates, preference: Preference, votes: Sequence[Vote]) -> Pair | None:
+        """Return the next pair; call it under the lock."""
+        if candidates.held_out:
+            return choose_final_pair(preference, candidates.items, candidates.parents, votes, self._random)
+        return choose_pair(preference, candidates.items, votes, self._random)
 
     def image(self, token: str, side: str) -> bytes | None:
         """Return a render of a pair: see `Questions`."""
         vote = load_pair(self._records, token)
-        return None if vote is None else self._candidates.image(vote.left if side == "left" else vote.right, vote.item)
+        if vote is None:
+            return None
+        number = vote.left if side == "left" else vote.right
+        return render_png(self._records, self._artifacts, number, vote.item, held_out=vote.held_out)
 
     def answer(self, token: str, answer: str) -> bool:
-        """Store a vote, and what follows for the study's objective; False where the vote's pair is gone."""
+        """Store a vote, and what follows for the study's objective or final; False where the vote's pair is gone."""
         stored = cast_vote(self._records, token, cast("Verdict", answer))
         if stored:
-            refresh_preference(self._records)
+            self._refresh()
         return stored
 
     def undo(self, person: str) -> Question | None:
@@ -55,8 +75,13 @@ class Ballots(StudyQuestions):
         vote = take_back(self._records, person)
         if vote is None:
             return None
+        self._refresh()
+        return self._question(vote, load_votes(self._records, held_out=vote.held_out))
+
+    def _refresh(self) -> None:
         refresh_preference(self._records)
-        return self._question(vote, load_votes(self._records))
+        refresh_final(self._records)
 
     def _question(self, vote: Vote, votes: Sequence[Vote]) -> Question:
-        return self._asked(vote.token, vote.item, vote.person, [each.person for each in votes], "vote")
+        people = [each.person for each in votes]
+        return self._asked(vote.token, vote.item, vote.person, people, "vote", held_out=vote.held_out)

@@ -51,7 +51,7 @@ def choose_pair(
     pair = (numbers[first], numbers[second])
     left, right = pair if random.random() < 0.5 else pair[::-1]
     common = sorted(items[left] & items[right])
-    return Pair(item=_least_shown(common, {left, right}, shown, random), left=left, right=right)
+    return Pair(item=least_shown(common, {left, right}, shown, random), left=left, right=right)
 
 
 def information(preference: Preference, index: int) -> Floats:
@@ -72,7 +72,7 @@ def _entropy(chance: Floats) -> Floats:
     return np.asarray(-(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside)))
 
 
-def _least_shown(items: Sequence[int], pair: set[int], shown: Sequence[Vote], random: np.random.Generator) -> int:
+def least_shown(items: Sequence[int], pair: set[int], shown: Sequence[Vote], random: np.random.Generator) -> int:
     """Return the item of which this pair was shown least often; of those, the one that was shown least often at all."""
     of_pair = Counter(vote.item for vote in shown if {vote.left, vote.right} == pair)
     of_all = Counter(vote.item for vote in shown)

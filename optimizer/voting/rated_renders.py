@@ -6,9 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from optimizer.voting.candidates import LOOKS_AGAIN
+import numpy as np
+
+from optimizer.preference.values import refresh_preference
+from optimizer.voting.candidates import LOOKS_AGAIN, load_searched, render_png
 from optimizer.voting.questions import Question, QuestionKind
 from optimizer.voting.study_questions import StudyQuestions
+from studies.files.artifacts import Artifacts
 from studies.records.ratings import (
     Rating,
     load_ratings,
@@ -17,6 +21,7 @@ from studies.records.ratings import (
     store_rating,
     take_rating_back,
 )
+from studies.records.study_records import StudyRecords
 
 
 class RatedRenders(StudyQuestions):
@@ -24,6 +29,9 @@ class RatedRenders(StudyQuestions):
 
     kind: Final[QuestionKind] = "rating"
     waiting: Final = f"there is no finished trial with stored renders yet: {LOOKS_AGAIN}"
+
+    def __init__(self, records: StudyRecords, artifacts: Artifacts, random: np.random.Generator | None = None) -> None:
+        super().__init__(records, artifacts, lambda: load_searched(records), random)
 
     @property
     def explanation(self) -> str:
@@ -47,16 +55,24 @@ class RatedRenders(StudyQuestions):
     def image(self, token: str, side: str) -> bytes | None:
         """Return the render, which is on the left: see `Questions`."""
         shown = load_shown_render(self._records, token) if side == "left" else None
-        return None if shown is None else self._candidates.image(shown.number, shown.item)
+        if shown is None:
+            return None
+        return render_png(self._records, self._artifacts, shown.number, shown.item, held_out=False)
 
     def answer(self, token: str, answer: str) -> bool:
-        """Store a rating; False where its render is gone."""
-        return store_rating(self._records, token, int(answer))
+        """Store a rating, and what follows for the study's objective; False where its render is gone."""
+        stored = store_rating(self._records, token, int(answer))
+        if stored:
+            refresh_preference(self._records)
+        return stored
 
     def undo(self, person: str) -> Question | None:
         """Take back the last rating of a person, and return its render; None where there is none."""
         rating = take_rating_back(self._records, person)
-        return None if rating is None else self._question(rating, load_ratings(self._records))
+        if rating is None:
+            return None
+        refresh_preference(self._records)
+        return self._question(rating, load_ratings(self._records))
 
     def _question(self, shown: Rating, ratings: Sequence[Rating]) -> Question:
         return self._asked(shown.token, shown.item, shown.person, [each.person for each in ratings], "rating")

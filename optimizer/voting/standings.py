@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optimizer.preference.model import Lead, Tally, fit, tally
+from optimizer.preference.model import Floats, Lead, Tally, fit, tally
 from optimizer.preference.points import points_of
 from optimizer.voting.mean_ratings import MeanRating, mean_ratings
+from studies.records.judgements import rated_pairs
 from studies.records.ratings import load_ratings
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
@@ -31,7 +32,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standings:
-    """The trials that were voted on, the most preferred first, then those that were rated alone, the best first."""
+    """The trials that were compared, the most preferred first, then those that ratings compare with none."""
 
     rows: tuple[Standing, ...]
     votes: int
@@ -39,31 +40,51 @@ class Standings:
     people: tuple[str, ...]  # who voted or rated
 
 
+def load_final_standings(records: StudyRecords) -> Standings:
+    """Read the votes on the final's renders, and work out what they say; no rows where there are none."""
+    votes = load_votes(records, held_out=True)
+    trials = {trial.number: trial for trial in load_trials(records) if trial.is_whole}
+    people = tuple(dict.fromkeys(vote.person for vote in votes))
+    return Standings(rows=tuple(_compared(votes, (), trials, {}, {})), votes=len(votes), ratings=0, people=people)
+
+
 def load_standings(records: StudyRecords) -> Standings:
-    """Read the votes and ratings of a study, and work out what they say."""
+    """Read the votes and ratings of a study's search, and work out what they say."""
     votes, ratings = load_votes(records), load_ratings(records)
     trials = {trial.number: trial for trial in load_trials(records) if trial.is_whole}
     means = {number: mean for number, mean in mean_ratings(ratings).items() if number in trials}
-    voted = _voted(records, votes, trials, means)
-    there = {row.number for row in voted}
+    points = points_of(records, tuple(trials.values()))
+    compared = _compared(votes, tuple(rated_pairs(ratings)), trials, points, means)
+    there = {row.number for row in compared}
     rated = (
         Standing(number=number, name=trials[number].name, votes=0, lead=None, over=None, tally=None, rating=mean)
         for number, mean in means.items()
         if number not in there
     )
     people = dict.fromkeys([vote.person for vote in votes] + [rating.person for rating in ratings])
-    return Standings(rows=(*voted, *rated), votes=len(votes), ratings=len(ratings), people=tuple(people))
+    return Standings(rows=(*compared, *rated), votes=len(votes), ratings=len(ratings), people=tuple(people))
 
 
-def _voted(
-    records: StudyRecords, votes: Sequence[Vote], trials: Mapping[int, StoredTrial], means: Mapping[int, MeanRating]
+def _compared(
+    votes: Sequence[Vote],
+    rated: Sequence[Vote],
+    trials: Mapping[int, StoredTrial],
+    points: Mapping[int, Floats],
+    means: Mapping[int, MeanRating],
 ) -> list[Standing]:
-    """Return the trials that were voted on, the most preferred first."""
+    """Return the trials that were compared with others, the most preferred first.
+
+    Args:
+        rated: what ratings say, as votes.
+        points: number -> the trial's ratios, scaled to 0..1 by their bounds [d].
+        means: number -> the mean of its ratings.
+    """
     counts = Counter(number for vote in votes for number in (vote.left, vote.right))
-    compared = [trial for trial in trials.values() if trial.number in counts]
+    numbers = counts.keys() | {number for vote in rated for number in (vote.left, vote.right)}
+    compared = [trial for trial in trials.values() if trial.number in numbers]
     if not compared:
         return []
-    preference = fit(votes, tuple(trial.number for trial in compared), points_of(records, tuple(compared)))
+    preference = fit((*votes, *rated), tuple(trial.number for trial in compared), points)
     ranked = preference.ranked
     parent = next((number for number in ranked if trials[number].origin.parent is not None), None)
     return [

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from basics.messages import counted
-from optimizer.voting.candidates import LatestCandidates
+from optimizer.voting.candidates import Candidates, LatestCandidates
 from optimizer.voting.questions import Question
 from studies.files.artifacts import Artifacts
 from studies.records.study_records import StudyRecords
@@ -18,30 +18,41 @@ class StudyQuestions:
     """The base of questions about the stored renders of one study.
 
     Args:
+        candidates: reads what is asked about.
         random: where chance comes from.
     """
 
-    def __init__(self, records: StudyRecords, artifacts: Artifacts, random: np.random.Generator | None = None) -> None:
-        self._records = records
+    def __init__(
+        self,
+        records: StudyRecords,
+        artifacts: Artifacts,
+        candidates: Callable[[], Candidates],
+        random: np.random.Generator | None = None,
+    ) -> None:
+        self._records, self._artifacts = records, artifacts
         self._random = np.random.default_rng() if random is None else random
         self._lock = threading.Lock()  # a generator is one thread's
-        self._candidates = LatestCandidates(records, artifacts)
+        self._candidates = LatestCandidates(candidates)
 
     @property
     def name(self) -> str:
         """The study's name."""
         return self._records.study.name
 
-    def _asked(self, token: str, item: int, person: str, answered: Sequence[str], noun: str) -> Question:
+    def _asked(
+        self, token: str, item: int, person: str, answered: Sequence[str], noun: str, *, held_out: bool = False
+    ) -> Question:
         """Return a question about an item.
 
         Args:
             answered: the person of each answer so far.
             noun: what an answer is called.
+            held_out: whether the item is of the final's suite.
         """
-        trials = counted(len(self._candidates.load().trials), "trial")
+        spec, trials = self._records.study.spec, counted(len(self._candidates.load().trials), "trial")
+        where = "in the final" if held_out else f"on {trials}"
         return Question(
             token=token,
-            prompt=self._records.study.spec.suite.items()[item].prompt,
-            progress=f"{counted(answered.count(person), noun)} of yours, {len(answered)} in all, on {trials}",
+            prompt=(spec.held_out if held_out else spec.suite).items()[item].prompt,
+            progress=f"{counted(answered.count(person), noun)} of yours, {len(answered)} in all, {where}",
         )

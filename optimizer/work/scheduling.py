@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from optimizer.preference.search import lacks_votes
+from optimizer.preference.search import AHEAD, lacks_votes
 from optimizer.search.stopping import has_ended
-from optimizer.trial.missing_final import misses_final
+from optimizer.trial.missing_final import misses_final, votes_missing
 from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database
+from studies.records.finals import lacks_final
 from studies.records.optuna_studies import optuna_study
 from studies.records.optuna_tables import running_trials
 from studies.records.study_records import StudyRecords
@@ -88,10 +89,12 @@ class PendingWork:
             return None if lacks_votes(records, trials) else "trials"
         return "final" if not running and misses_final(records, trials) else None
 
-    def awaits_votes(self, records: StudyRecords) -> bool:
-        """Return whether the search goes on when people have voted."""
+    def awaits_votes(self, records: StudyRecords) -> int:
+        """Return on how many trials people have to vote before the study goes on, be it its search or its final."""
         trials = self._cached_trials.trials()
-        return lacks_votes(records, trials) and not has_ended(records, trials, self._optuna)
+        if not has_ended(records, trials, self._optuna):
+            return AHEAD if lacks_votes(records, trials) else 0
+        return votes_missing(records, trials) if lacks_final(records, trials) else 0
 
     def is_in_progress(self, database: Database) -> bool:
         """Return whether a trial is in progress, as far as Optuna knows."""

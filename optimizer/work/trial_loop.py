@@ -275,8 +275,11 @@ class TrialLoop:
         best = best_trials(self._cached_trials.trials(), objective)
         if not best:
             return None
+        evidence = self._gains.known_evidence(best[0])
+        if evidence.lacking:  # nobody can say what its set scores are over some of the images
+            return None
         stages = len(self._runtime.evaluator.renderer.stages)
-        return Race.against(best[0], self._gains.known_evidence(best[0]), objective, settings, stages)
+        return Race.against(best[0], evidence, objective, settings, stages)
 
     def _require_parents(self) -> None:
         """Refuse to go on where every parent failed, or one whose own weights are broken: so is every merge with it.

@@ -28,7 +28,6 @@ from optimizer.observe.events import (
     WorkerStarted,
     reporting_retry,
 )
-from optimizer.preference.search import AHEAD
 from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime
 from optimizer.system.retry import OUTAGES
@@ -244,8 +243,9 @@ class Worker:
             records = stored_studies.open_study(self._database, control.name)
             if control.study_id not in self._pending:
                 self._pending[control.study_id] = PendingWork(records)
-            task = self._pending[control.study_id].task(records, alive)
-            self._tell_of_votes(records, waits=task is None and self._pending[control.study_id].awaits_votes(records))
+            pending = self._pending[control.study_id]
+            task = pending.task(records, alive)
+            self._tell_of_votes(records, 0 if task is not None else pending.awaits_votes(records))
         except (*OF_ALL_STUDIES, *OUTAGES):
             raise
         except BaseException as error:  # noqa: BLE001 - deleted, unreadable, or its plug-in ends the process
@@ -255,11 +255,15 @@ class Worker:
             return None
         return None if task is None else _Turn(records, task)
 
-    def _tell_of_votes(self, records: StudyRecords, *, waits: bool) -> None:
-        """Report once that a study waits for votes."""
-        if waits and records.study.id not in self._without_votes:
-            self._host.report(VotesAwaited(name=records.study.name, trials=AHEAD))
-        (self._without_votes.add if waits else self._without_votes.discard)(records.study.id)
+    def _tell_of_votes(self, records: StudyRecords, trials: int) -> None:
+        """Report once that a study waits for votes.
+
+        Args:
+            trials: on how many people have to vote.
+        """
+        if trials and records.study.id not in self._without_votes:
+            self._host.report(VotesAwaited(name=records.study.name, trials=trials))
+        (self._without_votes.add if trials else self._without_votes.discard)(records.study.id)
 
     def _final_state(self, records: StudyRecords) -> tuple[int, int]:
         return records.study.id, len(stored_trials.load_trials(records))

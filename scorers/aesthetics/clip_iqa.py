@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scorers.aesthetics.kinds import CLIP_IQA
-from scorers.networks.clip import ClipEmbedder, shared_embedder
+from scorers.networks.clip.embedder import ClipEmbedder, shared_embedder
 
 if TYPE_CHECKING:
     from torch import Tensor

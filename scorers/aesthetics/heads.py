@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from basics.files import sha256_of
 from scorers.errors import WrongWeightsError
-from scorers.networks.clip import shared_embedder
+from scorers.networks.clip.embedder import shared_embedder
 from scorers.weights.fetch import resolve
 from scorers.weights.tensors import load_tensors
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scorers.aesthetics.kinds import AestheticSettings, AestheticV25Settings
-    from scorers.networks.clip import ClipEmbedder
+    from scorers.networks.clip.embedder import ClipEmbedder
     from scorers.protocol import BuildContext, ScorerInfo, SuiteImages
     from scorers.weights.public import PublicFile
 

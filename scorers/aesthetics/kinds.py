@@ -11,7 +11,7 @@ from pydantic import Field
 
 from scorers.config import ClipModelSettings, ScorerSettings, SpecPath
 from scorers.kind import ScorerKind, by_name
-from scorers.networks.clip_files import ClipNeed
+from scorers.networks.clip.files import ClipNeed
 from scorers.protocol import ScorerInfo
 from scorers.weights.needs import Need, WeightNeed
 from scorers.weights.public import PublicFile

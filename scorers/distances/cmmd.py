@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from scorers.distances.distance import GaussianReference, gaussian_distance, gaussian_reference
 from scorers.distances.embedding_kinds import CLIP_OF_CMMD, CMMD
 from scorers.distances.scorers import DistanceScorer, references_of, require_set
-from scorers.networks.clip import ClipEmbedder, shared_embedder
+from scorers.networks.clip.embedder import ClipEmbedder, shared_embedder
 
 if TYPE_CHECKING:
     from torch import Tensor

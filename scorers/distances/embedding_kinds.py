@@ -8,7 +8,7 @@ from __future__ import annotations
 from scorers.config import ClipModelSettings, ReferencePath, ScorerSettings, SpecPath
 from scorers.distances.kinds import SET_ADVISED_IMAGES, SET_MIN_IMAGES
 from scorers.kind import ScorerKind, by_name
-from scorers.networks.clip_files import ClipNeed
+from scorers.networks.clip.files import ClipNeed
 from scorers.protocol import ScorerInfo
 from scorers.weights.needs import Need, ReferenceFolder, WeightNeed
 from scorers.weights.public import HubFile

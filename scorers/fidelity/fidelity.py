@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from scorers.fidelity.kinds import FIDELITY
-from scorers.networks.clip import shared_embedder
+from scorers.networks.clip.embedder import shared_embedder
 from scorers.networks.features import shared_timm
 
 if TYPE_CHECKING:

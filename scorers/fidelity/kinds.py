@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from scorers.config import ClipModelSettings, ScorerSettings, SpecPath, spec_path
 from scorers.kind import ScorerKind, by_name
-from scorers.networks.clip_files import ClipNeed
+from scorers.networks.clip.files import ClipNeed
 from scorers.protocol import ScorerInfo, is_parent_letter
 from scorers.weights.needs import ComparedCheckpoint, Need, OwnFile
 

@@ -55,7 +55,7 @@ class TokenizerNeed:
 
     @property
     def _public(self) -> HubFile:
-        from scorers.networks.clip import architecture_of
+        from scorers.networks.clip.architecture import architecture_of
 
         return public_tokenizer(architecture_of(self.settings)["text_cfg"])
 

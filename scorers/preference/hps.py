@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scorers.networks.clip_h import make_embedder
+from scorers.networks.clip.vit_h import make_embedder
 from scorers.preference import kinds
 from scorers.prompt_fit.clip_score import clip_score
 from scorers.weights.fetch import resolve
@@ -22,7 +22,7 @@ from scorers.weights.tensors import load_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scorers.networks.clip import ClipEmbedder
+    from scorers.networks.clip.embedder import ClipEmbedder
     from scorers.preference.kinds import HpsSettings
     from scorers.protocol import BuildContext, SuiteImages
 

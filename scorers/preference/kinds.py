@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from scorers.config import ClipModelSettings, ScorerSettings, SpecPath
 from scorers.kind import ScorerKind, by_name
-from scorers.networks.clip_files import ClipNeed
+from scorers.networks.clip.files import ClipNeed
 from scorers.protocol import ScorerInfo
 from scorers.weights.needs import Need, OwnFile, WeightNeed
 from scorers.weights.public import HubFile

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from scorers.aesthetics.heads import HeadScorer
 from scorers.errors import WrongWeightsError
-from scorers.networks.clip import shared_embedder
-from scorers.networks.clip_files import title_of
+from scorers.networks.clip.embedder import shared_embedder
+from scorers.networks.clip.files import title_of
 from scorers.preference import kinds
 from scorers.preference.personal_head import read_head
 from scorers.weights.fetch import existing_file

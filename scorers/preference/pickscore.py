@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scorers.errors import WrongWeightsError
-from scorers.networks.clip_h import make_embedder
-from scorers.networks.clip_keys import as_open_clip, is_of_transformers
+from scorers.networks.clip.transformers_keys import as_open_clip, is_of_transformers
+from scorers.networks.clip.vit_h import make_embedder
 from scorers.preference import kinds
 from scorers.weights.fetch import resolve
 from scorers.weights.tensors import load_tensors
@@ -23,7 +23,7 @@ from scorers.weights.tensors import load_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scorers.networks.clip import ClipEmbedder
+    from scorers.networks.clip.embedder import ClipEmbedder
     from scorers.preference.kinds import PickScoreSettings
     from scorers.protocol import BuildContext, SuiteImages
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scorers.networks.clip import ClipEmbedder, shared_embedder
+from scorers.networks.clip.embedder import ClipEmbedder, shared_embedder
 from scorers.prompt_fit.kinds import CLIP_SCORE
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from scorers.config import ClipModelSettings, ScorerSettings, SpecPath
 from scorers.kind import ScorerKind, by_name
-from scorers.networks.clip_files import ClipNeed
+from scorers.networks.clip.files import ClipNeed
 from scorers.networks.tokenizer_files import TokenizerNeed
 from scorers.protocol import ScorerInfo
 from scorers.weights.folder import ModelFolder
@@ -49,6 +49,7 @@ LORA_COMPATIBILITY = ScorerInfo(
     direction="maximize",
     unit=1.0,  # as the CLIP score's: both are 100 x a cosine
     range=(-100.0, 100.0),
+    limits=(-100.0, 100.0),  # a mean of cosines is between -1 and 1 as well
     scope="image",
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scorers.distances.scorers import references_of
-from scorers.networks.clip import ClipEmbedder, shared_embedder
+from scorers.networks.clip.embedder import ClipEmbedder, shared_embedder
 from scorers.prompt_fit.clip_score import clip_score
 from scorers.prompt_fit.kinds import LORA_COMPATIBILITY
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scorers.errors import ScorerSettingsError
-from scorers.networks.clip import ClipEmbedder, architecture_of, make_tokenizer, shared_embedder
+from scorers.networks.clip.architecture import architecture_of
+from scorers.networks.clip.embedder import ClipEmbedder, shared_embedder
+from scorers.networks.clip.tokenizer import make_tokenizer
 from scorers.networks.tokenizer_files import is_of_siglip
 from scorers.prompt_fit.clip_score import clip_score
 from scorers.prompt_fit.kinds import SIGLIP_SCORE

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from studies.records import tables
 from studies.records.database import now
 from studies.records.origins import Origin
 from studies.records.stored_json import explained_row, mapping
-from studies.records.study_records import StudyRecords
+from studies.records.study_records import StudyRecords, lock_study
 from studies.records.values import Gain, Mean, StoredStudy, StoredTrial
+from studies.records.votes import Vote, load_votes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class Final:
     suite_digest: str  # of the held-out suite
     complete_trials: int  # of the study, when the candidates were taken
     finalists: tuple[Finalist, ...]  # the parents in their order, then the candidates by rank
+    votes: int | None = None  # on its renders that count in it; None where the study asks for no votes
     created_at: float = field(default_factory=now)  # seconds since the epoch
 
     @property
@@ -68,6 +71,11 @@ class Final:
         """The chosen candidate; None where all failed or there are several objectives."""
         return next((finalist for finalist in self.finalists if finalist.chosen), None)
 
+    @property
+    def awaits_votes(self) -> bool:
+        """Whether it depends on people's votes, and nobody has voted yet."""
+        return self.votes == 0
+
     def finalist(self, number: int) -> Finalist | None:
         """Return what was found of a trial; None where it took no part."""
         return next((finalist for finalist in self.finalists if finalist.number == number), None)
@@ -84,15 +92,33 @@ class Final:
 
 def store_final(records: StudyRecords, final: Final) -> None:
     """Replace a study's final, in one transaction."""
-    study, studies = records.study, tables.studies
     with records.database.write() as connection:
-        # A server would let two finals in at once: the second waits here for the first, and then replaces it.
-        connection.execute(sa.select(studies.c.id).where(studies.c.id == study.id).with_for_update())
-        connection.execute(tables.finals.delete().where(tables.finals.c.study_id == study.id))
-        connection.execute(
-            tables.finals.insert(),
-            [_row(study, final, position, finalist) for position, finalist in enumerate(final.finalists)],
-        )
+        lock_study(connection, records.study)
+        _replace(connection, records.study, final)
+
+
+def store_judged_final(records: StudyRecords, final: Final, votes: Sequence[Vote]) -> bool:
+    """Store what votes make of a final; False, and nothing is stored, where it or the votes have changed since.
+
+    Args:
+        votes: on its renders, that `final` follows from.
+    """
+    with records.database.write() as connection:
+        lock_study(connection, records.study)
+        now_held = load_final(records)
+        unchanged = now_held is not None and now_held.created_at == final.created_at
+        if not unchanged or load_votes(records, held_out=True) != list(votes):
+            return False
+        _replace(connection, records.study, final)
+    return True
+
+
+def _replace(connection: Connection, study: StoredStudy, final: Final) -> None:
+    connection.execute(tables.finals.delete().where(tables.finals.c.study_id == study.id))
+    connection.execute(
+        tables.finals.insert(),
+        [_row(study, final, position, finalist) for position, finalist in enumerate(final.finalists)],
+    )
 
 
 def _row(study: StoredStudy, final: Final, position: int, finalist: Finalist) -> dict[str, object]:
@@ -114,6 +140,7 @@ def _row(study: StoredStudy, final: Final, position: int, finalist: Finalist) ->
         "failure": finalist.failure,
         "suite_digest": final.suite_digest,
         "complete_trials": final.complete_trials,
+        "votes": final.votes,
         "created_at": final.created_at,
     }
 
@@ -130,6 +157,7 @@ def load_final(records: StudyRecords) -> Final | None:
     return Final(
         suite_digest=rows[0].suite_digest,
         complete_trials=rows[0].complete_trials,
+        votes=rows[0].votes,
         created_at=rows[0].created_at,
         finalists=finalists,
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from studies.records import tables
+from studies.records.judgements import load_judgements
 from studies.records.optuna_tables import replace_values
-from studies.records.study_records import StudyRecords
+from studies.records.study_records import StudyRecords, lock_study
 from studies.records.values import Gain
-from studies.records.votes import Vote, load_votes
+from studies.records.votes import Vote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,20 +37,14 @@ def store_judged(
         votes: that `judged` follows from.
     """
     with records.database.write() as connection:
-        _lock_study(connection, records)
-        if load_votes(records) != list(votes):
+        lock_study(connection, records.study)
+        if load_judgements(records) != list(votes):
             return False
         for trial in judged:
             _store(connection, scorer, trial)
         values = {trial.number: list(trial.objectives.values()) for trial in judged}
         replace_values(connection, optuna_study_id, values)
     return True
-
-
-def _lock_study(connection: Connection, records: StudyRecords) -> None:
-    """Let nobody else store what votes make of this study until the transaction ends, on a server."""
-    this = tables.studies.c.id == records.study.id
-    connection.execute(sa.select(tables.studies.c.id).where(this).with_for_update())
 
 
 def _store(connection: Connection, scorer: str, trial: JudgedTrial) -> None:

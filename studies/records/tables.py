@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 VERSION_TABLE = "mergetune_version"
@@ -131,6 +132,7 @@ finals = Table(
     Column("failure", Text),  # why it has no scores
     Column("suite_digest", String(64), nullable=False),  # of the held-out suite
     Column("complete_trials", Integer, nullable=False),  # that the final knew of: more of them outdate it
+    Column("votes", Integer),  # on its renders that count in it; None where the study asks for no votes
     Column("created_at", Float, nullable=False),
 )
 
@@ -152,6 +154,7 @@ votes = Table(
     Column("study_id", ForeignKey("mergetune_studies.id", ondelete="CASCADE"), nullable=False),
     Column("person", String(100), nullable=False),
     Column("item", Integer, nullable=False),  # index in the suite
+    Column("held_out", Boolean, nullable=False, server_default=false()),  # of the final's suite, else the search's
     Column("left_number", Integer, nullable=False),  # of the trial whose render stood there
     Column("right_number", Integer, nullable=False),
     Column("verdict", String(10)),  # left, right, equal, both_bad; None: not given yet, or taken back

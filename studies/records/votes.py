@@ -31,6 +31,7 @@ class Vote:
     token: str
     person: str
     item: int  # index in the suite
+    held_out: bool  # whether in the final's suite, else in the search's
     left: int  # number of the trial whose render stood there
     right: int
     verdict: Verdict | None  # None: not given yet, or taken back
@@ -38,12 +39,18 @@ class Vote:
     voted_at: float | None
 
 
-def show_pair(records: StudyRecords, person: str, item: int, left: int, right: int) -> Vote:
-    """Store that a pair is shown to a person, and return it."""
+def show_pair(records: StudyRecords, person: str, item: int, left: int, right: int, *, held_out: bool = False) -> Vote:
+    """Store that a pair is shown to a person, and return it.
+
+    Args:
+        item: index in the search's suite, or in the final's where `held_out`.
+        left, right: numbers of the trials.
+    """
     vote = Vote(
         token=secrets.token_hex(16),
         person=person,
         item=item,
+        held_out=held_out,
         left=left,
         right=right,
         verdict=None,
@@ -57,6 +64,7 @@ def show_pair(records: StudyRecords, person: str, item: int, left: int, right: i
                 study_id=records.study.id,
                 person=person,
                 item=item,
+                held_out=held_out,
                 left_number=left,
                 right_number=right,
                 shown_at=vote.shown_at,
@@ -101,11 +109,15 @@ def load_pair(records: StudyRecords, token: str) -> Vote | None:
     return None if row is None else _vote(row)
 
 
-def load_votes(records: StudyRecords) -> list[Vote]:
-    """Read the votes of a study, in the order in which they were given; pairs without an answer are left out."""
+def load_votes(records: StudyRecords, *, held_out: bool = False) -> list[Vote]:
+    """Read the votes of a study, in the order in which they were given; pairs without an answer are left out.
+
+    Args:
+        held_out: whether those on renders of the final, or those on renders of the search.
+    """
     query = (
         sa.select(tables.votes)
-        .where(*_of(records), tables.votes.c.verdict.is_not(None))
+        .where(*_of(records), tables.votes.c.held_out == held_out, tables.votes.c.verdict.is_not(None))
         .order_by(tables.votes.c.voted_at, tables.votes.c.token)
     )
     with records.database.engine.connect() as connection:
@@ -137,6 +149,7 @@ def _vote(row: Row[tuple[object, ...]]) -> Vote:
         token=row.token,
         person=row.person,
         item=row.item,
+        held_out=row.held_out,
         left=row.left_number,
         right=row.right_number,
         verdict=row.verdict,

@@ -35,8 +35,6 @@ def _reasons(spec: StudySpec) -> Iterator[str]:
         yield f"{name} needs the renders of every trial, to be voted on: say `render: {{keep: all}}`"
     if spec.racing is not None:
         yield f"`racing` cannot stop a trial by votes that come later, so it does not go with {name}: leave it out"
-    if spec.final.top:
-        yield f"the final does not ask for votes, so it cannot judge {name}: say `final: {{top: 0}}`"
     if spec.budget.patience is not None:
         yield f"budget: patience compares values that later votes change, so it does not go with {name}: leave it out"
     if spec.warm_start is not None:

@@ -405,6 +405,11 @@ class StudySpec(FrozenSettings):
         return next((name for name, entry in self.scorers.items() if entry.kind == VOTED), None)
 
     @property
+    def by_votes_alone(self) -> bool:
+        """Whether people's votes are all that the objective is made of."""
+        return self.voted is not None and self.objectives is None and tuple(self.terms) == (self.voted,)
+
+    @property
     def terms(self) -> Mapping[str, ObjectiveTerm]:
         """The terms of the single-number objective: by default every scorer with weight 1."""
         return self.objective or {name: ObjectiveTerm() for name in self.scorers}

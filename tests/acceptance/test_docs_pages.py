@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -22,6 +23,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 READ = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 PACKAGES = ("basics", "search_spaces", "scorers", "studies", "optimizer")
+SCALED_BY_REFERENCES = {"FD", "MMD", "FD-DINOv2"}  # labels
 KINDS = {"tutorial", "how-to", "reference", "explanation"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -107,6 +109,32 @@ def test_every_scorer_and_its_options_are_in_the_reference(name: str) -> None:
     assert f"`{name}`" in text
     for option in BUILTIN_KINDS[name].settings.model_fields:
         assert f"| `{option}` | " in text
+
+
+@pytest.mark.parametrize("name", BUILTIN_KINDS)
+def test_the_figures_of_every_scorer_are_in_the_reference(name: str) -> None:
+    text = (DOCS / "reference" / "scorers.md").read_text()
+    figures = text.partition("## Ranges and units")[2]
+    row = re.search(rf"^\| `{name}` \| (.+) \| (.+) \| (.+) \| (.+) \|$", figures, re.MULTILINE)
+    assert row is not None
+    info = BUILTIN_KINDS[name].info
+    assert row[1] == in_words(*info.range)
+    assert row[2] == in_words(*info.limits)
+    unit = "5 % of the references' spread" if info.label in SCALED_BY_REFERENCES else f"{info.unit:g}"
+    assert re.split(r" \(|, ", row[3])[0] == unit
+    noted = info.advised_images > info.min_images
+    assert row[4] == f"{info.min_images}" + (f", a note below {info.advised_images}" if noted else "")
+    above = re.search(rf"^\| .*`{name}`.* \| (higher|lower) \| (each image|the set|the trial) \|", text, re.MULTILINE)
+    assert above is not None
+    assert above[1] == {"maximize": "higher", "minimize": "lower"}[info.direction]
+    assert (above[2] == "each image") == (info.scope == "image")
+
+
+def in_words(low: float, high: float) -> str:
+    """A range as the reference writes it."""
+    if low == -math.inf:
+        return "any number"
+    return f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
 
 
 def test_every_variable_that_the_program_reads_is_in_the_reference() -> None:

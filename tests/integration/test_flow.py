@@ -24,7 +24,7 @@ from optimizer.rendering.prediction import Prediction, agreed_prediction, predic
 from optimizer.rendering.render import Renderer
 from optimizer.runtime.plan import Plan, make_plan
 from scorers.config import ClipModelSettings
-from scorers.networks.clip import load_embedder
+from scorers.networks.clip.embedder import load_embedder
 from scorers.prompt_fit.clip_score import ClipScorer
 from scorers.protocol import SuiteImages
 from studies.records.stored_trials import load_trials

@@ -20,10 +20,13 @@ from optimizer.trial.best import load_best
 from optimizer.trial.objective import SINGLE
 from optimizer.trial.stored_scores import trial_scores
 from optimizer.voting.ballots import Ballots
+from optimizer.voting.rated_renders import RatedRenders
 from optimizer.voting.standings import load_standings
 from optimizer.work.trial_loop import TrialLoop
 from studies.records import tables
+from studies.records.judgements import load_judgements
 from studies.records.optuna_studies import optuna_study
+from studies.records.ratings import load_shown_render
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.votes import cast_vote, show_pair
@@ -81,6 +84,31 @@ def test_votes_become_the_objective_with_an_interval_and_a_standard_error(tmp_pa
         assert value == pytest.approx(factor * trial_scores(study.records, trial).means["preference"])
         assert trial.errors["preference"] > 0
     assert len({tuple(trial.objectives.values()) for trial in trials}) == 6  # those without votes follow their ratios
+
+
+def test_ratings_count_as_votes_between_renders_that_a_person_rated_one_after_the_other(tmp_path: Path) -> None:
+    study = voted_study(tmp_path, ALONE)
+    store_pictures(study, range(6), size=(8, 8))
+    ratings = {0: 3, 1: 4, 2: 5, 3: 5, 4: 9, 5: 2}
+    page = RatedRenders(study.records, study.artifacts, np.random.default_rng(0))
+    for _ in range(24):
+        question = page.ask("ann")
+        assert question is not None
+        shown = load_shown_render(study.records, question.token)
+        assert shown is not None
+        assert page.answer(question.token, str(ratings[shown.number]))
+    assert len(load_judgements(study.records)) == 24 - 4  # the first one of each item is compared with none
+    best = load_best(study.records, study.objective)
+    assert best is not None
+    assert best.trial.number == 4
+    values = [trial.objectives[SINGLE] for trial in study.trials()]
+    assert values[4] == max(values)
+    assert values[5] == min(values)
+    lead = next(row.lead for row in load_standings(study.records).rows if row.number == 4)
+    assert lead is not None
+    assert study.trials()[4].gains["preference"].value == pytest.approx(lead.value, rel=1e-3)
+    page.undo("ann")
+    assert [trial.objectives[SINGLE] for trial in study.trials()] != values
 
 
 def test_what_optuna_stores_is_the_value_of_now(tmp_path: Path) -> None:

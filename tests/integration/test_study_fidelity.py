@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from optimizer.errors import CheckpointError, UnscorableTrial
 from optimizer.outcome.final import FinalProgress, hold_final
 from optimizer.runtime.plan import make_plan
+from optimizer.runtime.setup import load_reference_renders
 from optimizer.search.shortlist import by_value
 from optimizer.trial.scored_images import read_images
 from optimizer.work.trial_loop import TrialLoop
@@ -195,15 +196,34 @@ def test_a_parent_whose_images_are_broken_is_named(tmp_path: Path) -> None:
         study.runtime.evaluator.evaluate(study.runtime.probes[0].recipe)
 
 
-def test_another_checkpoint_whose_images_are_broken_is_named_and_not_kept(tmp_path: Path) -> None:
+def compared_with_grey(folder: Path, degenerate_limit: int) -> dict[str, Any]:
+    """The changes of a study that compares with a checkpoint of which every image is broken."""
     foods = load_file(DEMO / "foods.safetensors")
     last = "first_stage_model.decoder.conv_out.weight"
-    save_file(foods | {last: torch.zeros_like(foods[last])}, tmp_path / "grey.safetensors")
-    scorers = {"fidelity": {"to": str(tmp_path / "grey.safetensors"), "by": "ssim"}}
-    changes = SMALL | {"scorers": scorers, "objective": {"fidelity": None}, "render": {"degenerate_limit": 7}}
+    save_file(foods | {last: torch.zeros_like(foods[last])}, folder / "grey.safetensors")
+    scorers = {"fidelity": {"to": str(folder / "grey.safetensors"), "by": "ssim"}}
+    limit = {"render": {"degenerate_limit": degenerate_limit}, "final": {"top": 0}}
+    return SMALL | limit | {"scorers": scorers, "objective": {"fidelity": None}}
+
+
+def test_another_checkpoint_whose_images_are_broken_is_named_and_not_kept(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"grey\.safetensors, which scorers compare with, renders 8 of 8 images"):
-        begin(tmp_path, changes)
+        begin(tmp_path, compared_with_grey(tmp_path, degenerate_limit=7))
     assert not list((tmp_path / "cache" / "references").glob("*/renders.json"))
+
+
+def test_kept_images_of_another_checkpoint_are_judged_again_by_a_stricter_study(tmp_path: Path) -> None:
+    spec = short_spec(**compared_with_grey(tmp_path, degenerate_limit=8))
+    plan = make_plan(parse_spec(yaml.safe_dump(spec), base_dir=tmp_path))
+    device, cache = torch.device("cpu"), tmp_path / "cache"
+    load_reference_renders(plan, device, cache)
+    (kept,) = (cache / "references").glob("*/renders.json")
+    written = kept.stat().st_mtime_ns
+    load_reference_renders(plan, device, cache)
+    stricter = make_plan(parse_spec(yaml.safe_dump(spec | {"render": {"degenerate_limit": 7}}), base_dir=tmp_path))
+    with pytest.raises(CheckpointError, match=r"renders 8 of 8 images broken \(item 0: flat.*degenerate_limit`"):
+        load_reference_renders(stricter, device, cache)
+    assert kept.stat().st_mtime_ns == written, "it was not rendered for that"
 
 
 @pytest.mark.slow

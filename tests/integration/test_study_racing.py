@@ -24,6 +24,7 @@ from optimizer.search.stopping import images_of
 from optimizer.trial.objective import SINGLE
 from optimizer.trial.racing import ESTIMATE_KEY
 from optimizer.trial.ranking import best_trials
+from studies.files.artifacts import FEATURES
 from studies.records import stored_renders, stored_trials
 from studies.records.optuna_tables import TRIAL_NAME
 from studies.records.values import StoredTrial
@@ -196,6 +197,18 @@ TrialLoop(study.records, study.runtime, study.artifacts, Deadly()).run()
         assert pixels_of(short, ours) == pixels_of(raced, theirs)
         assert stored_renders.load_scores(short.records, ours) == stored_renders.load_scores(raced.records, theirs)
     assert len(rows_of(short)) == KILLED + 2
+
+
+@pytest.mark.slow
+def test_nothing_is_raced_against_a_trial_whose_features_are_lost(tmp_path: Path) -> None:
+    short = begin(tmp_path, racing_spec(budget={"trials": 4}))
+    short.run(stop_after=KILLED)
+    best = max(rows_of(short), key=lambda row: row.objectives[SINGLE])
+    assert best.origin.parent is None  # without those of a parent nothing goes on
+    files = short.artifacts.of_trial(short.study.key, best.number, best.worker_id)
+    files.store.remove(files.name(FEATURES))
+    short.run()
+    assert rows_of(short)[KILLED].rendered == ITEMS
 
 
 def test_a_broken_merge_fails_after_its_first_images(tmp_path: Path) -> None:

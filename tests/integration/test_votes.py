@@ -334,14 +334,14 @@ def test_standings_have_the_mean_rating_with_students_interval(reported: Reporte
             store_rating(records, show_render(records, "bob", 0, number).token, rating)
     cast_vote(records, show_pair(records, "ann", 0, 1, 0).token, "left")
     standings = load_standings(records)
-    assert [row.number for row in standings.rows] == [1, 0, 4]  # those with votes come first
+    assert [row.number for row in standings.rows] == [4, 1, 0]
     assert (standings.votes, standings.ratings, standings.people) == (1, 7, ("ann", "bob"))
-    best = standings.rows[2].rating
+    best = standings.rows[0].rating
     assert best is not None
     low, high = stats.t.interval(0.95, 3, 8.5, stats.sem([7, 9, 8, 10]))
     assert (best.value, best.count) == (8.5, 4)
     assert best.interval == pytest.approx((low, min(high, 10)))
-    same = standings.rows[0].rating
+    same = standings.rows[1].rating
     assert same is not None
     assert same.interval is None
 

@@ -67,8 +67,8 @@ def train_personal(
     from studies.records.stored_studies import unreadable_studies
 
     print_notes(f"study {name} is left out: {why}" for name, why in unreadable_studies(database).items())
-    compared = load_comparisons(database, person or ())
-    learned = _learned(compared, Artifacts.existing(url, artifacts), settings)
+    store = Artifacts.existing(url, artifacts)
+    learned = _learned(load_comparisons(database, store, person or ()), store, settings)
     from optimizer.personal.training import agreement_text
     from scorers.preference.personal_head import write_head
 
@@ -85,7 +85,7 @@ def _clip_settings(text: str | None, head: Path) -> ClipModelSettings:
         SpecError: it is not YAML.
         ScorerError: it is no CLIP, or names a file that is not there.
     """
-    from scorers.networks.clip_files import ClipNeed
+    from scorers.networks.clip.files import ClipNeed
     from scorers.registry import parse_settings
     from studies.errors import SpecError
     from studies.system.documents import parse_yaml
@@ -106,8 +106,8 @@ def _learned(compared: Compared, artifacts: Artifacts, clip: ClipModelSettings) 
     with loading_libraries():
         from optimizer.personal.training import embed_renders, learn_taste, require_enough, with_embeddings
         from optimizer.system.devices import usual_device
-        from scorers.networks.clip import load_embedder
-        from scorers.networks.clip_files import title_of
+        from scorers.networks.clip.embedder import load_embedder
+        from scorers.networks.clip.files import title_of
 
     require_enough(compared)
     with console.status("loading CLIP"):

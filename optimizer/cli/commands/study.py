@@ -272,14 +272,16 @@ def finish(
     with loading_libraries():
         from optimizer.cli.views.progress import OutageReporter
         from optimizer.outcome.final import choose_finalists
+        from optimizer.outcome.finishing import require_votes
         from optimizer.search.shortlist import by_value
         from optimizer.trial.objective import Objective
         from optimizer.work.final_claim import holding_final
         from studies.files.artifacts import Artifacts
         from studies.records.stored_trials import load_trials
 
-    objective = Objective.of_study(records.study)
-    choose_finalists(load_trials(records), objective, by_value(objective), records.study.spec.final)
+    objective, trials = Objective.of_study(records.study), load_trials(records)
+    choose_finalists(trials, objective, by_value(objective), records.study.spec.final)
+    require_votes(records, trials)
     caches = cache_folder(cache)  # after the checks, because loading takes long
     runtime = load_stored_study(records.study, searched_folders(models, caches), caches)
     folder, reporter = Artifacts.beside(database.url, artifacts), monitoring.reporter(records, OutageReporter())

@@ -84,20 +84,23 @@ def votes(
 
     records = open_study(database, study)
     with loading_libraries():
-        from optimizer.voting.standings import load_standings
+        from optimizer.voting.standings import load_final_standings, load_standings
 
-        standings = load_standings(records)
+        searched, in_final = load_standings(records), load_final_standings(records)
     if as_json:
-        typer.echo(json.dumps([_as_json(standing) for standing in standings.rows], indent=2, allow_nan=False))
+        rows = [_as_json(each, held_out=False) for each in searched.rows]
+        rows += [_as_json(each, held_out=True) for each in in_final.rows]
+        typer.echo(json.dumps(rows, indent=2, allow_nan=False))
         return
     from optimizer.cli.views.votes import print_standings
 
-    print_standings(records.study, records.database.url, standings)
+    print_standings(records.study, records.database.url, searched, in_final)
 
 
-def _as_json(standing: Standing) -> dict[str, object]:
+def _as_json(standing: Standing, *, held_out: bool) -> dict[str, object]:
     lead, tally = standing.lead, standing.tally
     return {
+        "held_out": held_out,
         "number": standing.number,
         "name": standing.name,
         "votes": standing.votes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from basics.messages import counted
 from basics.quantities import size
 from optimizer.cli.common import escaped
 from optimizer.cli.views.tables import FoldingTable
@@ -20,7 +21,9 @@ def kinds_table(kinds: Mapping[str, ScorerKind]) -> FoldingTable:
     for name, kind in kinds.items():
         info = kind.info
         better = "higher" if info.direction == "maximize" else "lower"
-        scope = "each image" if info.scope == "image" else f"the whole set, at least {info.min_images} images"
+        scope = (
+            "each image" if info.scope == "image" else f"the whole set, at least {counted(info.min_images, 'image')}"
+        )
         low, high = info.range
         options = ", ".join(kind.settings.model_fields) or "none"
         details = f"{better} is better; {low:g} to {high:g}, unit {info.unit:g}; scores {scope}; options: {options}"

@@ -108,6 +108,7 @@ def _numbers(step: Step) -> dict[str, dict[str, float]]:
 def _final(final: Final, objective: Objective) -> dict[str, Any]:
     return {
         "created_at": final.created_at,
+        "votes": final.votes,
         "finalists": [
             {
                 "trial": each.number,

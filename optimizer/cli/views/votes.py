@@ -10,21 +10,27 @@ from studies.records.values import StoredStudy
 from studies.system.advice import advised
 
 
-def print_standings(study: StoredStudy, url: str, standings: Standings) -> None:
-    """Print which trials people prefer.
+def print_standings(study: StoredStudy, url: str, searched: Standings, in_final: Standings) -> None:
+    """Print which trials people prefer, by the search's pictures and by the final's.
 
     Args:
         url: of the database.
     """
-    if not standings.rows:
+    if not (searched.rows or in_final.rows):
         command = advised(f'study vote "{study.name}"', url)
         console.print(escaped(f"nobody has voted on {study.name} yet: {command}"), soft_wrap=True)
         return
+    for name, standings in ((study.name, searched), (f"{study.name}, the final", in_final)):
+        if standings.rows:
+            console.print(_table(name, standings))
+
+
+def _table(name: str, standings: Standings) -> FoldingTable:
     over = next((row.over for row in standings.rows if row.over is not None), None)
     given = f"{counted(standings.votes, 'vote')}, {counted(standings.ratings, 'rating')}"
     if not standings.ratings:
         given = counted(standings.votes, "vote")
-    table = FoldingTable(escaped(f"{study.name}: {given} by {', '.join(standings.people)}"))
+    table = FoldingTable(escaped(f"{name}: {given} by {', '.join(standings.people)}"))
     table.head("trial", justify="right")
     table.head("what")
     table.head("votes", justify="right")
@@ -36,7 +42,7 @@ def print_standings(study: StoredStudy, url: str, standings: Standings) -> None:
     for row in standings.rows:
         cells = [str(row.number), escaped(row.name), str(row.votes), *_lead(row), _preferred(row)]
         table.add_row(*cells, *([_rating(row)] if standings.ratings else []))
-    console.print(table)
+    return table
 
 
 def _lead(row: Standing) -> tuple[str, str]:

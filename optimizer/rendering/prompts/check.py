@@ -15,7 +15,7 @@ from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.editing import holding_at, unreached
 from optimizer.rendering.prompts.reading import PromptReader, Reading
 from optimizer.rendering.sampling.second_pass import calls_of_passes
-from scorers.networks import clip
+from scorers.networks.clip import tokenizer
 from search_spaces.blocks import Architecture
 from search_spaces.slots import beyond_usual
 from studies.spec.a1111_prompts import like_a_lora_tag, tags_in, without_comments, without_lora_tags
@@ -215,4 +215,4 @@ def _changing(text: str) -> str | None:
 
 def token_count(prompt: str) -> int:
     """Count a plain prompt's tokens, including start and end token; CLIP reads the first 77."""
-    return clip.token_count(prompt, clip_tokenizer())
+    return tokenizer.token_count(prompt, clip_tokenizer())

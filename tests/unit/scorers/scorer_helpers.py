@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scorers.networks.clip import ClipEmbedder
+    from scorers.networks.clip.embedder import ClipEmbedder
     from scorers.protocol import ImageScorer
 
 WIDTH = 24

@@ -22,7 +22,13 @@ from scorers.aesthetics import clip_iqa, kinds, laion
 from scorers.aesthetics.kinds import AestheticSettings, ClipIqaSettings
 from scorers.config import ClipModelSettings
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
-from scorers.networks import clip, inference
+from scorers.networks import inference
+from scorers.networks.clip.architecture import architecture_of, make_model
+from scorers.networks.clip.embedder import ClipEmbedder, load_embedder, shared_embedder
+from scorers.networks.clip.plan import plan_model
+from scorers.networks.clip.preprocessing import preprocess_of
+from scorers.networks.clip.tokenizer import token_count
+from scorers.networks.clip.weights import load_weights, openai_digests, read_state
 from scorers.prompt_fit import clip_score
 from scorers.prompt_fit.kinds import ClipScoreSettings
 from scorers.protocol import BuildContext, SuiteImages
@@ -47,8 +53,8 @@ def context(device: torch.device, tmp_path: Path) -> BuildContext:
 
 
 @pytest.fixture
-def embedder(clip_settings: ClipModelSettings, device: torch.device) -> clip.ClipEmbedder:
-    return clip.load_embedder(clip_settings, str(device))
+def embedder(clip_settings: ClipModelSettings, device: torch.device) -> ClipEmbedder:
+    return load_embedder(clip_settings, str(device))
 
 
 def save_archive(model: torch.nn.Module, path: Path) -> Path:
@@ -60,7 +66,7 @@ def save_archive(model: torch.nn.Module, path: Path) -> Path:
 
 
 def test_image_embeddings_are_those_of_open_clip(
-    embedder: clip.ClipEmbedder, reference: open_clip.CLIP, suite: SuiteImages
+    embedder: ClipEmbedder, reference: open_clip.CLIP, suite: SuiteImages
 ) -> None:
     transform = image_transform_v2(PreprocessCfg(size=32), is_train=False)
     inputs = torch.stack([transform(Image.fromarray(i.permute(1, 2, 0).numpy())) for i in suite.images])
@@ -71,7 +77,7 @@ def test_image_embeddings_are_those_of_open_clip(
     torch.testing.assert_close(ours, expected, atol=0.02, rtol=0)  # a grey level apart, see test_images
 
 
-def test_text_embeddings_are_those_of_open_clip(embedder: clip.ClipEmbedder, reference: open_clip.CLIP) -> None:
+def test_text_embeddings_are_those_of_open_clip(embedder: ClipEmbedder, reference: open_clip.CLIP) -> None:
     prompts = ["a cat", "a dog in the rain", "a cat"]
     with torch.no_grad():
         expected = reference.encode_text(open_clip.tokenize(prompts), normalize=True)
@@ -81,9 +87,9 @@ def test_text_embeddings_are_those_of_open_clip(embedder: clip.ClipEmbedder, ref
 def test_a_network_that_takes_turns_gives_the_same_rows_and_leaves_the_device(
     clip_settings: ClipModelSettings, device: torch.device, suite: SuiteImages
 ) -> None:
-    stays = clip.load_embedder(clip_settings, str(device))
+    stays = load_embedder(clip_settings, str(device))
     held = torch.cuda.memory_allocated() if device.type == "cuda" else 0
-    turns = clip.load_embedder(clip_settings, str(device), in_turns=True)
+    turns = load_embedder(clip_settings, str(device), in_turns=True)
     for _ in range(2):
         alone = SuiteImages(images=suite.images, prompts=suite.prompts)
         with torch.inference_mode():
@@ -93,7 +99,7 @@ def test_a_network_that_takes_turns_gives_the_same_rows_and_leaves_the_device(
     assert {parameter.device.type for parameter in turns._model.parameters()} == {"cpu"}
 
 
-def test_clip_score_is_a_hundred_cosines(embedder: clip.ClipEmbedder, suite: SuiteImages) -> None:
+def test_clip_score_is_a_hundred_cosines(embedder: ClipEmbedder, suite: SuiteImages) -> None:
     images, texts = embedder.embed_images(suite), embedder.embed_texts(suite.prompts)
     expected = 100 * torch.nn.functional.cosine_similarity(images.double(), texts.double())
     scores = clip_score.ClipScorer(embedder).score(suite)
@@ -106,7 +112,7 @@ def test_clip_score_is_not_cut_off_at_zero() -> None:
     assert clip_score.clip_score(axis, -axis).item() == -100
 
 
-def test_clip_iqa_is_a_softmax_over_each_pair(embedder: clip.ClipEmbedder, suite: SuiteImages) -> None:
+def test_clip_iqa_is_a_softmax_over_each_pair(embedder: ClipEmbedder, suite: SuiteImages) -> None:
     pairs = (("Good photo.", "Bad photo."), ("Sharp photo.", "Blurry photo."))
     scores = clip_iqa.ClipIqaScorer(embedder, pairs).score(suite)
     images = embedder.embed_images(suite).double()
@@ -128,7 +134,7 @@ def test_all_clip_scorers_share_one_model_and_one_forward(
         clip_iqa.build(ClipIqaSettings(clip=clip_settings), context),
         laion.build(head, context),
     ]
-    model = clip.shared_embedder(clip_settings, context)._model
+    model = shared_embedder(clip_settings, context)._model
     forwards: list[int] = []
     hook = model.visual.register_forward_hook(lambda _m, inputs, _o: forwards.append(len(inputs[0])))
     try:
@@ -139,7 +145,7 @@ def test_all_clip_scorers_share_one_model_and_one_forward(
     assert sum(forwards) == len(suite)
 
 
-def test_texts_are_embedded_once_across_trials(embedder: clip.ClipEmbedder, suite: SuiteImages) -> None:
+def test_texts_are_embedded_once_across_trials(embedder: ClipEmbedder, suite: SuiteImages) -> None:
     seen: list[int] = []
     hook = embedder._model.transformer.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
     for _ in range(3):
@@ -148,7 +154,7 @@ def test_texts_are_embedded_once_across_trials(embedder: clip.ClipEmbedder, suit
     assert seen == [5]
 
 
-def test_scores_do_not_depend_on_order_or_batch(embedder: clip.ClipEmbedder) -> None:
+def test_scores_do_not_depend_on_order_or_batch(embedder: ClipEmbedder) -> None:
     images = tuple(picture(seed, 30 + seed % 3, 40) for seed in range(2 * inference.BATCH_SIZE + 3))
     prompts = tuple(f"number {seed}" for seed in range(len(images)))
     scorer = clip_score.ClipScorer(embedder)
@@ -166,7 +172,7 @@ def test_too_many_images_at_once_become_half_as_many_from_then_on(
     clip_settings: ClipModelSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     images, seen = tuple(picture(seed, 30, 40) for seed in range(9)), list[int]()
-    whole, short = (clip.load_embedder(clip_settings) for _ in range(2))
+    whole, short = (load_embedder(clip_settings) for _ in range(2))
 
     def check(_module: object, arguments: tuple[torch.Tensor, ...]) -> None:
         seen.append(len(arguments[0]))
@@ -181,7 +187,7 @@ def test_too_many_images_at_once_become_half_as_many_from_then_on(
     assert [message.split("processes ")[1][:8] for message in caplog.messages] == ["3 images"]
 
 
-def test_scoring_leaves_the_renderers_settings_alone(embedder: clip.ClipEmbedder, suite: SuiteImages) -> None:
+def test_scoring_leaves_the_renderers_settings_alone(embedder: ClipEmbedder, suite: SuiteImages) -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
@@ -195,13 +201,13 @@ def test_scoring_leaves_the_renderers_settings_alone(embedder: clip.ClipEmbedder
 
 
 def test_tokens_are_counted_with_start_and_end() -> None:
-    assert clip.token_count("a cat") == 4
-    assert clip.token_count("cat " * 76) == 78
+    assert token_count("a cat") == 4
+    assert token_count("cat " * 76) == 78
 
 
 def test_an_architecture_that_open_clip_does_not_take_is_named() -> None:
     with pytest.raises(ScorerSettingsError, match=r"open_clip cannot build a CLIP from this architecture.*colour"):
-        clip.make_model({"embed_dim": 8, "vision_cfg": {"layers": 1}, "text_cfg": {"layers": 1}, "colour": 1})
+        make_model({"embed_dim": 8, "vision_cfg": {"layers": 1}, "text_cfg": {"layers": 1}, "colour": 1})
 
 
 # Which model a file is for
@@ -221,24 +227,24 @@ def test_the_activation_and_normalisation_of_a_file_follow_its_tag(
 ) -> None:
     (tmp_path / "w.safetensors").touch()
     settings = ClipModelSettings(model=model, pretrained=str(tmp_path / "w.safetensors"), trained_as=tag)
-    plan = clip.plan_model(settings)
+    plan = plan_model(settings)
     assert plan.config["quick_gelu"] is quick
     expected = 0.5 if tag == "laion2b_s32b_b82k" else 0.48145466
-    assert clip.preprocess_of(224, plan.normalisation).mean[0] == expected
+    assert preprocess_of(224, plan.normalisation).mean[0] == expected
 
 
 def test_a_file_that_does_not_tell_its_activation_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").touch()
     settings = ClipModelSettings(model="ViT-L-14", pretrained=str(tmp_path / "w.safetensors"))
     with pytest.raises(WrongWeightsError, match=r"without an error: set clip.trained_as to .* openai, "):
-        clip.plan_model(settings)
-    assert clip.plan_model(settings.model_copy(update={"model": "ViT-L-14-quickgelu"})).config["quick_gelu"]
+        plan_model(settings)
+    assert plan_model(settings.model_copy(update={"model": "ViT-L-14-quickgelu"})).config["quick_gelu"]
 
 
 def test_quick_gelu_changes_the_numbers(clip_settings: ClipModelSettings, suite: SuiteImages, tmp_path: Path) -> None:
     (tmp_path / "tiny.json").write_text(json.dumps(TINY_CLIP | {"quick_gelu": False}), encoding="utf-8")
     plain = clip_settings.model_copy(update={"config_dir": tmp_path})
-    embeddings = [clip.load_embedder(settings).embed_images(suite) for settings in (clip_settings, plain)]
+    embeddings = [load_embedder(settings).embed_images(suite) for settings in (clip_settings, plain)]
     assert not torch.allclose(embeddings[0], embeddings[1], atol=1e-4)
 
 
@@ -247,10 +253,10 @@ def test_openais_archive_is_known_by_its_format_and_opened_by_its_digest(
 ) -> None:
     archive = save_archive(torch.nn.Linear(3, 2).half(), tmp_path / "ViT-L-14.pt")
     settings = ClipModelSettings(model="ViT-L-14", pretrained=str(archive))
-    assert clip.plan_model(settings).config["quick_gelu"] is True
+    assert plan_model(settings).config["quick_gelu"] is True
     with pytest.raises(WrongWeightsError, match="TorchScript archive, which may run code"):
-        clip.read_state(archive)
-    state = clip.read_state(archive, frozenset([sha256_of(archive)]))
+        read_state(archive)
+    state = read_state(archive, frozenset([sha256_of(archive)]))
     assert {name: tensor.dtype for name, tensor in state.items()} == {
         "weight": torch.float32,
         "bias": torch.float32,
@@ -258,7 +264,7 @@ def test_openais_archive_is_known_by_its_format_and_opened_by_its_digest(
 
 
 def test_openais_digests_are_read_from_open_clips_table() -> None:
-    digests = clip.openai_digests()
+    digests = openai_digests()
     assert "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836" in digests  # ViT-L-14.pt
     assert all(len(bytes.fromhex(digest)) == 32 for digest in digests)
 
@@ -271,7 +277,7 @@ def test_training_checkpoints_of_open_clip_load_too(
     content = {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 3}
     torch.save(content if wrapped else state, tmp_path / "tiny.pt")
     other = clip_settings.model_copy(update={"pretrained": str(tmp_path / "tiny.pt")})
-    embeddings = [clip.load_embedder(settings).embed_images(suite) for settings in (clip_settings, other)]
+    embeddings = [load_embedder(settings).embed_images(suite) for settings in (clip_settings, other)]
     torch.testing.assert_close(embeddings[0], embeddings[1], atol=1e-6, rtol=0)
 
 
@@ -282,10 +288,10 @@ def test_a_model_with_a_timm_tower_loads(suite: SuiteImages, tmp_path: Path) -> 
         "text_cfg": TINY_CLIP["text_cfg"],
     }
     (tmp_path / "lit.json").write_text(json.dumps(config), encoding="utf-8")
-    save_file(clip.make_model(config | {"custom_text": True}).state_dict(), tmp_path / "lit.safetensors")
+    save_file(make_model(config | {"custom_text": True}).state_dict(), tmp_path / "lit.safetensors")
     (tmp_path / "lit.json").write_text(json.dumps(config | {"custom_text": True}), encoding="utf-8")
     settings = ClipModelSettings(model="lit", pretrained=str(tmp_path / "lit.safetensors"), config_dir=tmp_path)
-    embedder = clip.load_embedder(settings)
+    embedder = load_embedder(settings)
     assert embedder.preprocess.size == (64, 64)
     assert embedder.embed_images(suite).norm(dim=-1).tolist() == pytest.approx([1] * 9, abs=1e-5)
 
@@ -304,7 +310,7 @@ def test_weights_that_do_not_fit_exactly_are_refused(
     save_file(state, tmp_path / "w.safetensors")
     settings = clip_settings.model_copy(update={"pretrained": str(tmp_path / "w.safetensors")})
     with pytest.raises(WrongWeightsError, match=f"does not fit the CLIP architecture {settings.model} ") as caught:
-        clip.load_embedder(settings)
+        load_embedder(settings)
     assert "\n" not in str(caught.value)
     assert "`clip.pretrained`" in str(caught.value)
     assert "`clip.model`" in str(caught.value)
@@ -316,7 +322,7 @@ def test_of_many_keys_that_do_not_fit_three_are_told(
     state = {name: value for name, value in load_file(clip_dir / "tiny.safetensors").items() if "visual" in name}
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(WrongWeightsError, match=r"\(missing positional_embedding, \S+, \S+ and \d+ more\): ") as caught:
-        clip.load_weights(clip.make_model(clip.architecture_of(clip_settings)), tmp_path / "w.safetensors", "tiny")
+        load_weights(make_model(architecture_of(clip_settings)), tmp_path / "w.safetensors", "tiny")
     assert len(str(caught.value)) < 400
 
 
@@ -335,25 +341,25 @@ def test_of_many_keys_that_do_not_fit_three_are_told(
 def test_settings_that_name_nothing_are_told(change: dict[str, str], message: str, clip_dir: Path) -> None:
     options = {key: value.replace("DIR", str(clip_dir)) for key, value in change.items()}
     with pytest.raises(ScorerSettingsError, match=message):
-        clip.plan_model(ClipModelSettings.model_validate(options))
+        plan_model(ClipModelSettings.model_validate(options))
 
 
 def test_a_folder_without_any_architecture_is_told_as_such(tmp_path: Path) -> None:
     settings = ClipModelSettings(model="big", pretrained="/w.pth", config_dir=tmp_path)
     with pytest.raises(ScorerSettingsError, match=r"no CLIP architecture .*big\.json: give the folder that has it"):
-        clip.plan_model(settings)
+        plan_model(settings)
 
 
 def test_a_missing_file_is_told_before_its_activation_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(MissingWeightsError, match=r"named by option 'clip.pretrained'"):
-        clip.plan_model(ClipModelSettings(model="ViT-L-14", pretrained=str(tmp_path / "none.safetensors")))
+        plan_model(ClipModelSettings(model="ViT-L-14", pretrained=str(tmp_path / "none.safetensors")))
 
 
 def test_a_tag_that_is_not_here_is_told_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(MissingWeightsError) as caught:
-        clip.plan_model(ClipModelSettings())
+        plan_model(ClipModelSettings())
     for part in ("ViT-L-14-quickgelu / openai", "timm/vit_large_patch14_clip_224.openai", "clip.pretrained"):
         assert part in str(caught.value)
 
@@ -392,7 +398,7 @@ def test_a_v2_head_is_laions_network(
     path = tmp_path / f"head{suffix}"
     save_file(network.state_dict(), path) if suffix == ".safetensors" else torch.save(network.state_dict(), path)
     scorer = laion.build(AestheticSettings(clip=clip_settings, head=path), context)
-    embeddings = clip.shared_embedder(clip_settings, context).embed_images(suite)
+    embeddings = shared_embedder(clip_settings, context).embed_images(suite)
     with torch.no_grad():
         expected = network.layers.eval()(embeddings)[:, 0].double()
     torch.testing.assert_close(scorer.score(suite), expected, atol=1e-5, rtol=0)
@@ -404,7 +410,7 @@ def test_a_v1_head_is_one_linear_layer(
     weight = np.linspace(-1, 1, 24, dtype=np.float32)
     torch.save({"weight": torch.from_numpy(weight)[None], "bias": torch.tensor([5.0])}, tmp_path / "v1.pth")
     scorer = laion.build(AestheticSettings(clip=clip_settings, head=tmp_path / "v1.pth"), context)
-    embeddings = clip.shared_embedder(clip_settings, context).embed_images(suite).numpy()
+    embeddings = shared_embedder(clip_settings, context).embed_images(suite).numpy()
     np.testing.assert_allclose(scorer.score(suite).numpy(), embeddings @ weight + 5, atol=1e-5)
 
 

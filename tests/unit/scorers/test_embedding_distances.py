@@ -20,7 +20,7 @@ from scorers.distances import cmmd, dinov2
 from scorers.distances.distance import gaussian_distance, gaussian_reference
 from scorers.distances.embedding_kinds import CmmdSettings, Dinov2Settings
 from scorers.errors import MissingWeightsError, SuiteImagesError, WrongWeightsError
-from scorers.networks import clip
+from scorers.networks.clip.embedder import load_embedder, shared_embedder
 from scorers.networks.dinov2 import Dinov2Features, resampled_positions
 from scorers.prompt_fit import clip_score
 from scorers.prompt_fit.kinds import ClipScoreSettings
@@ -72,7 +72,7 @@ def cmmd_scorer(
 def test_cmmd_is_the_distance_of_clip_embeddings(
     cmmd_scorer: cmmd.CmmdScorer, clip_settings: ClipModelSettings, context: BuildContext, suite: SuiteImages
 ) -> None:
-    embedder = clip.shared_embedder(clip_settings, context)
+    embedder = shared_embedder(clip_settings, context)
     features = cmmd_scorer.features(suite)
     assert torch.equal(features, embedder.embed_images(suite))
     references = embedder.embed([picture(seed) for seed in range(100, 112)])
@@ -92,7 +92,7 @@ def test_cmmd_shares_the_forward_of_other_scorers_of_its_clip(
     cmmd_scorer: cmmd.CmmdScorer, clip_settings: ClipModelSettings, context: BuildContext, suite: SuiteImages
 ) -> None:
     other = clip_score.build(ClipScoreSettings(clip=clip_settings), context)
-    model = clip.shared_embedder(clip_settings, context)._model
+    model = shared_embedder(clip_settings, context)._model
     forwards: list[int] = []
     hook = model.visual.register_forward_hook(lambda _m, inputs, _o: forwards.append(len(inputs[0])))
     try:
@@ -104,12 +104,12 @@ def test_cmmd_shares_the_forward_of_other_scorers_of_its_clip(
 
 
 def test_references_are_cached_by_the_clips_content(clip_settings: ClipModelSettings, clip_dir: Path) -> None:
-    digest = clip.load_embedder(clip_settings).digest
-    assert digest == clip.load_embedder(clip_settings).digest
+    digest = load_embedder(clip_settings).digest
+    assert digest == load_embedder(clip_settings).digest
     state = load_file(clip_dir / "tiny.safetensors")
     save_file(state | {"ln_final.bias": state["ln_final.bias"] + 1}, clip_dir / "other.safetensors")
     other = clip_settings.model_copy(update={"pretrained": str(clip_dir / "other.safetensors")})
-    assert digest != clip.load_embedder(other).digest
+    assert digest != load_embedder(other).digest
 
 
 def test_cmmd_of_fewer_than_eight_images_is_refused(cmmd_scorer: cmmd.CmmdScorer) -> None:

@@ -12,6 +12,8 @@ from scorer_helpers import embedder_of, picture
 
 from scorers.errors import ScorerError
 from scorers.images import read_rgb
+from scorers.prompt_fit.kinds import LORA_COMPATIBILITY
+from scorers.prompt_fit.lora_compatibility import likeness
 from scorers.protocol import BuildContext, ImageScorer, SuiteImages
 from scorers.registry import build, needs, parse_settings
 
@@ -48,6 +50,15 @@ def test_with_references_it_is_the_mean_cosine_to_them(tmp_path: Path, reference
     found = scorer.score(IMAGES)
     assert found.tolist() == pytest.approx(expected, abs=1e-4)
     assert int(found.argmax()) == 1  # which is one of the references
+
+
+def test_its_limits_are_those_of_a_mean_of_cosines() -> None:
+    low, high = LORA_COMPATIBILITY.limits
+    embedded = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    one = embedded[:1]
+    found = likeness(torch.cat([one, -one, embedded]), one.expand(4, -1)).tolist()
+    assert found[:2] == pytest.approx([high, low], abs=1e-4)
+    assert low - 1e-4 <= min(found) <= max(found) <= high + 1e-4
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from scorers import registry
 from scorers.errors import MissingWeightsError, WrongWeightsError
-from scorers.networks.clip_h import clip_h_config
-from scorers.networks.clip_keys import as_open_clip
+from scorers.networks.clip.transformers_keys import as_open_clip
+from scorers.networks.clip.vit_h import clip_h_config
 from scorers.protocol import BuildContext, SuiteImages
 
 if TYPE_CHECKING:

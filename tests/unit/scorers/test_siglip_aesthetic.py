@@ -20,7 +20,10 @@ from scorers.aesthetics import kinds, siglip_v25
 from scorers.aesthetics.kinds import AestheticV25Settings
 from scorers.config import ClipModelSettings
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
-from scorers.networks import clip
+from scorers.networks.clip.architecture import make_model
+from scorers.networks.clip.embedder import shared_embedder
+from scorers.networks.clip.plan import plan_model
+from scorers.networks.clip.preprocessing import preprocess_of
 from scorers.protocol import BuildContext, SuiteImages
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ def siglip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("siglip")
     (folder / "siglip.json").write_text(json.dumps(TINY_SIGLIP), encoding="utf-8")
     torch.manual_seed(5)
-    model = clip.make_model({key: value for key, value in TINY_SIGLIP.items() if key != "preprocess_cfg"})
+    model = make_model({key: value for key, value in TINY_SIGLIP.items() if key != "preprocess_cfg"})
     state = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
     save_file(state, folder / "siglip.safetensors")
     nn = torch.nn
@@ -100,9 +103,9 @@ def test_images_are_squashed_to_the_square_and_scaled_as_siglips_tag_says(
     local = ClipModelSettings(model="ViT-SO400M-14-SigLIP-384", pretrained=str(tmp_path / "w.safetensors"))
     (tmp_path / "w.safetensors").touch()
     for known in (local, local.model_copy(update={"trained_as": "webli"})):
-        preprocess = clip.preprocess_of(384, clip.plan_model(known).normalisation)
+        preprocess = preprocess_of(384, plan_model(known).normalisation)
         assert (preprocess.resize_mode, preprocess.mean, preprocess.std) == ("squash", (0.5,) * 3, (0.5,) * 3)
-    assert clip.shared_embedder(settings.clip, context).preprocess.mean == (0.5, 0.5, 0.5)
+    assert shared_embedder(settings.clip, context).preprocess.mean == (0.5, 0.5, 0.5)
     assert siglip_v25.build(settings, context).score(suite).shape == (9,)
 
 
@@ -110,7 +113,7 @@ def test_scorers_of_one_siglip_share_its_forward_and_need_no_tokenizer(
     settings: AestheticV25Settings, context: BuildContext, suite: SuiteImages
 ) -> None:
     first, second = siglip_v25.build(settings, context), siglip_v25.build(settings, context)
-    model = clip.shared_embedder(settings.clip, context)._model
+    model = shared_embedder(settings.clip, context)._model
     forwards: list[int] = []
     hook = model.visual.register_forward_hook(lambda _m, inputs, _o: forwards.append(len(inputs[0])))
     try:

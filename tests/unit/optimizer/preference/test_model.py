@@ -19,6 +19,7 @@ def vote(left: int, right: int, verdict: Verdict | None, item: int = 0, person: 
         token="0" * 32,
         person=person,
         item=item,
+        held_out=False,
         left=left,
         right=right,
         verdict=verdict,

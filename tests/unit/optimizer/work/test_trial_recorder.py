@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from unrendered_study import UnrenderedStudy, begin_unrendered, evaluation
 
 from optimizer.observe.events import Reporters
+from optimizer.trial.evaluation import Evaluation
 from optimizer.work.heartbeat import Heartbeat
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from studies.errors import ArtifactError
@@ -29,8 +30,8 @@ BLACK = Failure(kind="degenerate", reason="black images")
 class Desk:
     """A recorder, and the trials that it is handed."""
 
-    def __init__(self, study: UnrenderedStudy) -> None:
-        self.study, self.recorder = study, study.recorder()
+    def __init__(self, study: UnrenderedStudy, cache_dir: Path = Path("/")) -> None:
+        self.study, self.recorder = study, study.recorder(cache_dir)
         self._queue = TrialQueue(study.records, study.order, study.cached_trials, Reporters(()), self.recorder.settle)
         self._heartbeat = Heartbeat(study.records.database, workers.register_worker(study.records.database))
 
@@ -41,8 +42,11 @@ class Desk:
 
     def record(self, *sharpness: float) -> StoredTrial:
         """The next trial with these scores, stored and told."""
+        return self.record_evaluation(evaluation(*sharpness))
+
+    def record_evaluation(self, evaluated: Evaluation) -> StoredTrial:
         claimed = self.claim()
-        assert self.recorder.store(claimed, evaluation(*sharpness), None, 0.0)
+        assert self.recorder.store(claimed, evaluated, None, 0.0)
         return self.recorder.settle(claimed.trial)
 
     def with_renders(self) -> set[int]:
@@ -197,10 +201,15 @@ def test_gains_of_an_earlier_version_get_intervals_over_prompts_when_the_study_g
         desk.record(*(float(number * item) for item in range(6)))
     now = stored_trials.load_trials(study.records)
     assert {gain.basis for trial in now for gain in trial.gains.values()} == {"prompts"}
-    for trial in now:  # over images, and so narrower
+    make_former(study)
+    Desk(replace(study, cached_trials=CachedTrials(study.records))).record(*[1.0] * 6)
+    assert [trial.gains for trial in stored_trials.load_trials(study.records)[:3]] == [trial.gains for trial in now]
+
+
+def make_former(study: UnrenderedStudy) -> None:
+    """Store gains as an earlier version did: over images, and so narrower."""
+    for trial in stored_trials.load_trials(study.records):
         former = {
             name: replace(gain, low=gain.value, high=gain.value, basis=None) for name, gain in trial.gains.items()
         }
         stored_trials.store_gains(study.records, trial, former, trial.errors)
-    Desk(replace(study, cached_trials=CachedTrials(study.records))).record(*[1.0] * 6)
-    assert [trial.gains for trial in stored_trials.load_trials(study.records)[:3]] == [trial.gains for trial in now]

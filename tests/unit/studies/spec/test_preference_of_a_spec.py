@@ -37,7 +37,6 @@ def test_votes_stand_alone_or_beside_other_scorers() -> None:
     ("changes", "told"),
     [
         ({"render": {"keep": "best"}}, r"preference needs the renders of every trial.*`render: \{keep: all\}`"),
-        ({"final": {"top": 3}}, r"the final does not ask for votes.*`final: \{top: 0\}`"),
         ({"racing": {"batch": 4}}, "`racing` cannot stop a trial by votes that come later"),
         ({"budget": {"patience": 4}}, "patience compares values that later votes change"),
         ({"sampler": {"name": "cmaes"}}, "sampler cmaes keeps what trials were worth when they ended.*use depth"),

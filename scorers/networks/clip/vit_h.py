@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from basics.files import sha256_of
 from scorers.errors import WrongWeightsError
-from scorers.networks.clip import ClipEmbedder, load_state, make_model, make_tokenizer, preprocess_of
+from scorers.networks.clip.architecture import make_model
+from scorers.networks.clip.embedder import ClipEmbedder
+from scorers.networks.clip.preprocessing import preprocess_of
+from scorers.networks.clip.tokenizer import make_tokenizer
+from scorers.networks.clip.weights import load_state
 from scorers.networks.digest import digest_of
 from scorers.networks.state_dict import layer_count
 

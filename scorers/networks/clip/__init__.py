@@ -1,0 +1,1 @@
+"""CLIP: which one the settings mean, its files, weights and tokenizer, and its embeddings."""
