@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from optuna.trial import Trial
 
 from optimizer.observe.events import Reporter, TrialEnded, TrialTakenOver
-from optimizer.preference.search import as_voted, by_votes_alone, lacks_votes
+from optimizer.preference.search import as_voted, lacks_votes
 from optimizer.preference.values import refresh_preference
 from optimizer.search.sampler import distributions
 from optimizer.search.stopping import has_ended
@@ -75,7 +75,7 @@ class TrialQueue:
         self._cached_trials, self._reporter, self._settle = cached_trials, reporter, settle
         self._distributions = distributions(order.space)
         current = None if records.study.spec.voted is None else functools.partial(as_voted, records)
-        self._optuna = optuna_study(records, order.sampler(current, smoothed=by_votes_alone(records)))
+        self._optuna = optuna_study(records, order.sampler(current, smoothed=records.study.spec.by_votes_alone))
         self._optuna_id = self._optuna._study_id  # noqa: SLF001 - the storage wants it
 
     def claim(self, heartbeat: Heartbeat) -> ClaimedTrial | None:
