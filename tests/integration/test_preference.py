@@ -16,6 +16,7 @@ from reported_study import ReportedStudy, begin_reported, store_pictures
 
 from optimizer.observe.events import VotesAwaited
 from optimizer.outcome.rescore import require_rescorable
+from optimizer.personal.comparisons import load_comparisons
 from optimizer.preference import values as preference_values
 from optimizer.preference.model import Preference, fit
 from optimizer.preference.search import AHEAD, as_voted, lacks_votes
@@ -186,6 +187,8 @@ def test_a_clone_goes_on_with_the_votes(tmp_path: Path) -> None:
     assert [(each.number, each.rating) for each in load_ratings(clone)] == [(2, 7)]
     assert [trial.objectives for trial in load_trials(clone)] == [trial.objectives for trial in study.trials()]
     assert len(load_votes(study.records)) == 5
+    store_pictures(study, range(6), size=(8, 8))
+    assert len(load_comparisons(study.records.database, study.artifacts).comparisons) == 5  # each once
     assert load_votes(clone_study(study.records, study.artifacts, "empty", trials=False)) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ from optimizer.cli.common import (
     StudyName,
     database_to_change,
     database_to_read,
+    fail,
     loading_libraries,
     stored_url,
 )
@@ -52,9 +54,12 @@ def vote(
     with loading_libraries():
         from optimizer.observe.guarded_server import guarded_server
         from optimizer.voting.application import LIMITS, VotePage
-        from studies.files.artifacts import Artifacts
+        from studies.files.artifacts import Artifacts, is_bucket
 
-        questions = _questions(records, Artifacts.existing(url, artifacts), rate=rate)
+        store = Artifacts.existing(url, artifacts)
+        if not is_bucket(store.location) and not Path(store.location).is_dir():
+            fail(f"there is no folder {store.location}, where the study's renders should be: name it with --artifacts")
+        questions = _questions(records, store, rate=rate)
     server = guarded_server(VotePage(questions, person or own_name()), host, port, password, LIMITS)
     serve(server, host, "/", "vote", show=show)
 
