@@ -35,6 +35,7 @@ from optimizer.work.heartbeat import Heartbeat, registered_worker
 from optimizer.work.leftovers import remove_leftovers
 from optimizer.work.scheduling import PendingWork, WaitingStudy, choose
 from optimizer.work.trial_loop import TrialLoop
+from optimizer.work.trial_queue import NoTrial
 from studies.errors import (
     ArtifactError,
     DatabaseLockedError,
@@ -297,7 +298,7 @@ class Worker:
             loop = self._retry(lambda: self._trial_loop(records, runtime, reporter))
             reporter.report(WorkerStarted(worker=heartbeat.worker_id))
             try:
-                while not loop.awaits_votes() and (done := loop.work_once(heartbeat)) is not None:
+                while not isinstance(done := loop.work_once(heartbeat), NoTrial):
                     finished += done
                     self._finished += done
                     if not self._stays(records, heartbeat):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from optimizer.cli.views.results import studies_table
 from optimizer.errors import CheckpointError, FinalError, OptimizerError
-from optimizer.observe.events import Event, ImagesRendered, StudyRefused, TrialEnded, WaitingForWork
+from optimizer.observe.events import Event, ImagesRendered, StudyRefused, TrialEnded, VotesAwaited, WaitingForWork
 from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.model_files import ModelFolders
 from optimizer.runtime.parent_files import hash_parents
@@ -33,11 +34,18 @@ from studies.files.artifacts import Artifacts
 from studies.records import stored_studies, stored_trials, tables, workers
 from studies.records.control import set_priority, set_status
 from studies.records.database import Database, open_database
+from studies.records.origins import Origin
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy
 from studies.spec.study import StudySpec
 
 CHANGES = {**SMALL, "budget": {"trials": 3}}
+BY_VOTES: dict[str, Any] = {
+    "scorers": {"preference": None},
+    "objective": None,
+    "probes": {"uniform": [], "profiles": 0},
+    "render": {"degenerate_limit": 8, "keep": "all"},
+}
 
 
 @dataclass
@@ -355,6 +363,36 @@ def test_until_done_waits_while_others_are_at_a_trial_that_may_be_left(place: Pl
     workers.remove_worker(place.database, peer)
     thread.join(120)
     assert place.states(held) == ["complete"] * 3
+
+
+def test_a_trial_that_was_left_is_taken_over_where_the_study_waits_for_votes(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optimizer.preference.search.AHEAD", 1)
+    voted = place.add("voted", **BY_VOTES, budget={"trials": 5})
+    log, stop, left = Log(), threading.Event(), list[int]()
+
+    def on_wait() -> None:
+        if left:
+            stop.set()
+        else:
+            left.append(begun_by_the_departed(place, voted))
+
+    log.on_wait = on_wait
+    assert place.worker(log, stop).run() == 4
+    assert log.visits == ["voted", "voted"]
+    assert place.states(voted) == ["complete"] * 4
+    assert [event.name for event in log.of(VotesAwaited)] == ["voted"] * 2
+
+
+def begun_by_the_departed(place: Place, records: StudyRecords) -> int:
+    """Begin a trial that nobody works on any more, beside those that are there, and return its number."""
+    queue = optuna.load_study(study_name=records.study.name, storage=place.database.storage)
+    before = queue.trials[-1]
+    number = queue.ask(dict(before.distributions)).number
+    recipe = stored_trials.load_trials(records)[before.number].recipe
+    stored_trials.start_trial(records, number, Origin("sampler", "random"), recipe, "departed", 1)
+    return number
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
