@@ -47,6 +47,7 @@ from studies.files.artifacts import Artifacts
 from studies.records import stored_studies, stored_trials
 from studies.records.control import StudyControl, status_of, study_controls
 from studies.records.database import Database
+from studies.records.judgements import load_judgements
 from studies.records.study_records import StudyRecords
 from studies.records.workers import Task, claim_final, finals_held, give_back, turn_to, workers_at
 from studies.system.waiting import USUAL_PATIENCE_SECONDS, ending_when
@@ -105,6 +106,15 @@ class _Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class _FinalState:
+    """What decides whether a study's final has something to compare."""
+
+    study_id: int
+    trials: int
+    judgements: int  # that people gave; 0 where they do not count
+
+
+@dataclass(frozen=True, slots=True)
 class _Turn:
     """What to do next."""
 
@@ -133,7 +143,7 @@ class Worker:
         self._retry = reporting_retry(host, settings.patience_seconds)
         self._pending: dict[int, PendingWork] = {}
         self._refusals: dict[str, _Refusal] = {}
-        self._without_final: set[tuple[int, int]] = set()  # (study id, its trials): there was nothing to compare
+        self._without_final: set[_FinalState] = set()  # there was nothing to compare
         self._without_votes: set[int] = set()  # ids of studies that wait for people
         self.doing = "looking for work"  # in words, for people
         self._finished = 0  # trials
@@ -266,8 +276,9 @@ class Worker:
             self._host.report(VotesAwaited(name=records.study.name, trials=trials))
         (self._without_votes.add if trials else self._without_votes.discard)(records.study.id)
 
-    def _final_state(self, records: StudyRecords) -> tuple[int, int]:
-        return records.study.id, len(stored_trials.load_trials(records))
+    def _final_state(self, records: StudyRecords) -> _FinalState:
+        judgements = 0 if records.study.spec.voted is None else len(load_judgements(records))
+        return _FinalState(records.study.id, len(stored_trials.load_trials(records)), judgements)
 
     # ---------------------------------------------------------------------------------- working
 

@@ -37,6 +37,7 @@ from studies.records.database import Database, open_database
 from studies.records.origins import Origin
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy
+from studies.records.votes import cast_vote, show_pair
 from studies.spec.study import StudySpec
 
 CHANGES = {**SMALL, "budget": {"trials": 3}}
@@ -463,6 +464,20 @@ def test_a_final_is_held_once_and_not_again_where_there_is_nothing_to_compare(pl
     other = Log()
     place.worker(other, finals=False).run()
     assert other.finals == []
+
+
+def test_a_final_that_had_nothing_to_compare_is_tried_again_once_people_have_voted(place: Place) -> None:
+    voted = place.add("voted", **BY_VOTES, final={"top": 1})
+    log, stop = Log(), threading.Event()
+    log.on_wait = lambda: stop.set() if len(log.finals) == 2 else vote(voted)
+    place.worker(log, stop, until_done=False).run()
+    assert log.finals == ["voted", "voted"]
+    assert stop.is_set()
+
+
+def vote(records: StudyRecords) -> None:
+    """Vote for the merge of a study of two parents and one merge."""
+    cast_vote(records, show_pair(records, "ann", 0, 2, 0).token, "left")
 
 
 def test_parents_are_found_by_their_content_wherever_they_lie(place: Place) -> None:
