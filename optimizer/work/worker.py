@@ -256,7 +256,8 @@ class Worker:
                 self._pending[control.study_id] = PendingWork(records)
             pending = self._pending[control.study_id]
             task = pending.task(records, alive)
-            self._tell_of_votes(records, 0 if task is not None else pending.awaits_votes(records))
+            lacking = 0 if task is not None else pending.awaits_votes(records, finals=self._settings.finals)
+            self._tell_of_votes(records, lacking)
         except (*OF_ALL_STUDIES, *OUTAGES):
             raise
         except BaseException as error:  # noqa: BLE001 - deleted, unreadable, or its plug-in ends the process

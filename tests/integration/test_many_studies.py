@@ -27,6 +27,7 @@ from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import Plan, make_plan
 from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime, build_runtime
+from optimizer.trial.missing_final import votes_missing
 from optimizer.upkeep.doctor import diagnose
 from optimizer.work.heartbeat import RERUNS
 from optimizer.work.worker import Worker, WorkerSettings
@@ -473,6 +474,17 @@ def test_a_final_that_had_nothing_to_compare_is_tried_again_once_people_have_vot
     place.worker(log, stop, until_done=False).run()
     assert log.finals == ["voted", "voted"]
     assert stop.is_set()
+
+
+def test_who_holds_no_finals_does_not_wait_for_the_votes_that_one_needs(place: Place) -> None:
+    voted = place.add("voted", **BY_VOTES, final={"top": 1})
+    log, stop = Log(), threading.Event()
+    log.on_wait = stop.set
+    assert place.worker(log, stop, finals=False).run() == 3
+    assert not stop.is_set()
+    assert place.worker(log, stop).run() == 0
+    assert stop.is_set(), "who holds finals waits"
+    assert votes_missing(voted, stored_trials.load_trials(voted)) == 1
 
 
 def vote(records: StudyRecords) -> None:
