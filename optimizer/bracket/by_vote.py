@@ -47,6 +47,11 @@ class VoteJudge:
         self._shown: ShownMatch | None = None  # the match that is voted on
         self._decided: set[BracketMatch] = set()  # since the start
 
+    @property
+    def identity(self) -> str:
+        """A digest of what the bracket depends on."""
+        return self._votes.identity
+
     # ------------------------------------------------------------------------------------ the judge
 
     def judge(self, shown: ShownMatch) -> Judgement:

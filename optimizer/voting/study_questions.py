@@ -39,6 +39,11 @@ class StudyQuestions:
         """The study's name."""
         return self._records.study.name
 
+    @property
+    def identity(self) -> str:
+        """The study's key."""
+        return self._records.study.key
+
     def _asked(
         self, token: str, item: int, person: str, answered: Sequence[str], noun: str, *, held_out: bool = False
     ) -> Question:
