@@ -29,7 +29,8 @@ from studies.errors import ArtifactError
 
 LOGGER = logging.getLogger(__name__)
 
-IMAGE: Final = re.compile(r"/image/([0-9a-f]{32})/(left|right)\.png")
+TOKEN: Final = re.compile(r"[0-9a-f]{32}")
+IMAGE: Final = re.compile(rf"/image/({TOKEN.pattern})/(left|right)\.png")
 MOST_NAME: Final = 100  # characters of a person's name
 MOST_BODY: Final = 4 << 10  # bytes of a request
 LIMITS: Final = Limits(connections=100, connections_per_address=32, body_bytes=64 << 10, threads=8)
@@ -143,9 +144,10 @@ class VotePage:
 
     def _answer_to(self, asked: dict[str, Any]) -> dict[str, Any]:
         known = ANSWERS[self._questions.kind]
-        if asked.get("answer") not in known or not isinstance(asked.get("token"), str):
+        token = asked.get("token")
+        if asked.get("answer") not in known or not isinstance(token, str) or not TOKEN.fullmatch(token):
             raise _Refusal("400 Bad Request", f"expected a token, and an answer of {', '.join(known)}")
-        return {"stored": self._questions.answer(asked["token"], asked["answer"])}
+        return {"stored": self._questions.answer(token, asked["answer"])}
 
     def _undo(self, asked: dict[str, Any]) -> dict[str, Any]:
         question = _described(self._questions.undo(_person(asked)))
