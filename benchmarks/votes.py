@@ -97,7 +97,7 @@ def search_by_votes(folder: Path, landscape: DemoLandscape, voter: Voter, seed: 
     queue = TrialQueue(records, order, CachedTrials(records), Reporters(()), _never_abandoned)
     with registered_worker(database, Retry()) as heartbeat:
         done = 0
-        while (claimed := queue.claim(heartbeat)) is not None:
+        while isinstance(claimed := queue.claim(heartbeat), ClaimedTrial):
             _finish(records, claimed)
             done += 1
             while done > 1 and len(load_votes(records)) < round(votes * done / trials):

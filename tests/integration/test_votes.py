@@ -10,7 +10,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +159,15 @@ class Page:
 
     study: ReportedStudy
     url: str
+    identity: str
+
+    def request(self, path: str, **body: Any) -> urllib.request.Request:
+        """A request as the page sends it."""
+        content = json.dumps({"identity": self.identity, **body}).encode()
+        return urllib.request.Request(self.url + path, content, {"Content-Type": "application/json"})
 
     def post(self, path: str, **body: Any) -> dict[str, Any]:
-        request = urllib.request.Request(
-            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request) as answer:
+        with urllib.request.urlopen(self.request(path, **body)) as answer:
             read: dict[str, Any] = json.loads(answer.read())
         return read
 
@@ -186,7 +189,7 @@ def served(study: ReportedStudy, questions: Questions) -> Iterator[Page]:
     server = guarded_server(VotePage(questions, "ann"), "127.0.0.1", 0, None, LIMITS)
     thread = threading.Thread(target=server.run)
     thread.start()
-    yield Page(study, f"http://127.0.0.1:{server.port}")
+    yield Page(study, f"http://127.0.0.1:{server.port}", f"{questions.kind}-{questions.identity}")
     server.close()
     thread.join()
 
@@ -248,23 +251,50 @@ def test_a_study_without_pictures_says_what_to_do(tmp_path: Path) -> None:
         3,
         [
             ("/answer", {"token": "0" * 32, "answer": "best"}, 400),
+            ("/answer", {"token": "\ud800", "answer": "left"}, 400),  # half of a pair, which cannot be stored
             ("/next", {"person": "a\u202eb"}, 400),
-            ("/next", {"person": "a" * 5000}, 413),
             ("/answer", {"answer": "left"}, 400),
+            ("/answer", {"token": "0" * 31 + "\n", "answer": "left"}, 400),
+            ("/answer", {"token": "0" * 32, "answer": "\ud800"}, 400),
+            ("/next", {"person": "a\ud800"}, 400),
+            ("/undo", {"person": "a\ud800"}, 400),
+            ("/next", {"person": "ann", "identity": "\ud800"}, 409),
             ("/next", {"person": "   "}, 400),
             ("/next", {"person": "x" * 101}, 400),
-            ("/answer", [], 400),
+            ("/next", {"person": "a" * 5000}, 413),
+            ("/next", {"person": "ann", "identity": None}, 409),
             ("/elsewhere", {}, 404),
         ],
     ),
 )
 def test_what_the_page_never_sends_is_refused_in_one_line(page: Page, path: str, body: Any, status: int) -> None:
-    request = urllib.request.Request(page.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    code, content = refusal(request)
+    code, content = refusal(page.request(path, **body))
     assert code == status
     reason = json.loads(content)["reason"]
     assert "\n" not in reason
     assert load_votes(page.study.records) == []
+
+
+def test_what_is_no_json_object_is_refused(page: Page) -> None:
+    for content in (b"[]", b"{", b"", b"\xff"):
+        request = urllib.request.Request(f"{page.url}/answer", content, {"Content-Type": "application/json"})
+        assert refusal(request)[0] == 400
+
+
+def test_an_answer_to_what_is_no_longer_served_at_an_address_is_refused_and_counts_where_it_belongs(
+    page: Page, rating_page: Page, tmp_path: Path
+) -> None:
+    pair = page.post("/next", person="ann")
+    (tmp_path / "other").mkdir()
+    other = begin_reported(tmp_path / "other", "w", score, trials=TRIALS)
+    with served(other, Ballots(other.records, other.artifacts)) as elsewhere:
+        for there in (elsewhere, rating_page):  # another study, and other questions of the same one
+            request = replace(there, identity=page.identity).request("/answer", token=pair["token"], answer="left")
+            code, content = refusal(request)
+            assert code == 409
+            assert f"that of {there.study.records.study.name}" in json.loads(content)["reason"]
+    assert load_votes(page.study.records) == []
+    assert page.post("/answer", token=pair["token"], answer="left") == {"stored": True}
 
 
 @pytest.mark.parametrize(
@@ -325,8 +355,7 @@ def test_renders_are_rated_one_at_a_time_each_once_before_any_twice(rating_page:
 @pytest.mark.parametrize("answer", first_fast(2, ["11", None, "-1", "left", "07", 7]))
 def test_only_whole_numbers_from_0_to_10_are_ratings(rating_page: Page, answer: Any) -> None:
     token = rating_page.post("/next", person="ann")["token"]
-    body = json.dumps({"token": token, "answer": answer}).encode()
-    code, _ = refusal(urllib.request.Request(f"{rating_page.url}/answer", body, {"Content-Type": "application/json"}))
+    code, _ = refusal(rating_page.request("/answer", token=token, answer=answer))
     assert code == 400
     assert load_ratings(rating_page.study.records) == []
 
@@ -395,8 +424,7 @@ def test_two_people_at_one_page_each_have_their_own_votes(page: Page) -> None:
 
 def test_a_vote_while_the_database_is_away_is_refused_and_counts_once_when_it_is_back(page: Page) -> None:
     pair = page.post("/next", person="ann")
-    body = json.dumps({"token": pair["token"], "answer": "left"}).encode()
-    request = urllib.request.Request(f"{page.url}/answer", body, {"Content-Type": "application/json"})
+    request = page.request("/answer", token=pair["token"], answer="left")
     file = database_file(page.study.records.database.url)
     assert file is not None
     away = file.with_name("away")
