@@ -25,8 +25,8 @@ from studies.system.advice import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from optimizer.voting.mean_ratings import MeanRating
+    from optimizer.voting.preferred_trials import PreferredTrial
     from optimizer.voting.questions import Questions
-    from optimizer.voting.standings import Standing
     from studies.files.artifacts import Artifacts
     from studies.records.study_records import StudyRecords
 
@@ -89,29 +89,29 @@ def votes(
 
     records = open_study(database, study)
     with loading_libraries():
-        from optimizer.voting.standings import load_final_standings, load_standings
+        from optimizer.voting.preferred_trials import load_preferred_in_final, load_preferred_trials
 
-        searched, in_final = load_standings(records), load_final_standings(records)
+        searched, in_final = load_preferred_trials(records), load_preferred_in_final(records)
     if as_json:
         rows = [_as_json(each, held_out=False) for each in searched.rows]
         rows += [_as_json(each, held_out=True) for each in in_final.rows]
         typer.echo(json.dumps(rows, indent=2, allow_nan=False))
         return
-    from optimizer.cli.views.votes import print_standings
+    from optimizer.cli.views.votes import print_preferred_trials
 
-    print_standings(records.study, records.database.url, searched, in_final)
+    print_preferred_trials(records.study, records.database.url, searched, in_final)
 
 
-def _as_json(standing: Standing, *, held_out: bool) -> dict[str, object]:
-    lead, tally = standing.lead, standing.tally
+def _as_json(preferred: PreferredTrial, *, held_out: bool) -> dict[str, object]:
+    lead, tally = preferred.lead, preferred.tally
     return {
         "held_out": held_out,
-        "number": standing.number,
-        "name": standing.name,
-        "votes": standing.votes,
+        "number": preferred.number,
+        "name": preferred.name,
+        "votes": preferred.votes,
         "lead": None if lead is None else {"value": lead.value, "low": lead.low, "high": lead.high},
-        "over": standing.over,
-        "rating": None if standing.rating is None else _rating_as_json(standing.rating),
+        "over": preferred.over,
+        "rating": None if preferred.rating is None else _rating_as_json(preferred.rating),
         "preferred": None if tally is None else [tally.preferred, tally.other, tally.undecided],
     }
 
