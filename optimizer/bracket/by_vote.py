@@ -1,6 +1,8 @@
 """People who vote on a page as the judge of a bracket: one pair of pictures of a match after another, under no name.
 
-Every picture of a match is voted on once, by whoever is there; then the side with more votes goes on.
+Every picture of a match is voted on once, by whoever is there; then the side with more votes goes on. The first vote on
+a picture counts. So that people who vote at once rarely do so on the same one, a picture that was shown to somebody is
+shown again only once all that are left were shown, the longest ago first.
 """
 
 from __future__ import annotations
@@ -47,6 +49,11 @@ class VoteJudge:
         self._shown: ShownMatch | None = None  # the match that is voted on
         self._decided: set[BracketMatch] = set()  # since the start
 
+    @property
+    def identity(self) -> str:
+        """A digest of what the bracket depends on."""
+        return self._votes.identity
+
     # ------------------------------------------------------------------------------------ the judge
 
     def judge(self, shown: ShownMatch) -> Judgement:
@@ -84,11 +91,22 @@ class VoteJudge:
                 token=secrets.token_hex(16),
                 person=person,
                 match=self._shown.match,
-                item=items[self._random.integers(len(items))],
+                item=self._next_item(items),
                 swapped=bool(self._random.integers(2)),
             )
             self._votes.put(vote)
             return self._question(vote, self._shown)
+
+    def _next_item(self, items: list[int]) -> int:
+        """Choose among open items: one that was not shown yet, else that which was shown longest ago."""
+        shown = [vote.item for vote in self._votes.votes.values() if self._is_present(vote) and vote.item in items]
+        unseen = [item for item in items if item not in shown]
+        if unseen:
+            return unseen[self._random.integers(len(unseen))]
+        return max(items, key=shown[::-1].index)  # how many were shown since
+
+    def _is_present(self, vote: MatchVote) -> bool:
+        return self._shown is not None and vote.match == self._shown.match
 
     def image(self, token: str, side: str) -> bytes | None:
         """Return a picture of the present match: see `Questions`."""
@@ -100,10 +118,10 @@ class VoteJudge:
         return picture_png(to_picture(at.images[vote.item]))
 
     def answer(self, token: str, answer: str) -> bool:
-        """Store a vote; False where its match is decided or not known."""
+        """Store a vote; False where its match is decided or not known, or somebody else has voted on its picture."""
         with self._changed:
             vote = self._votes.votes.get(token)
-            if vote is None or self._is_over(vote):
+            if vote is None or self._is_over(vote) or self._is_taken(vote):
                 return vote is not None and vote.verdict == answer  # sent again: it was stored
             order = vote.order or self._votes.last_order + 1
             self._votes.put(replace(vote, verdict=cast("Verdict", answer), order=order))
@@ -124,6 +142,12 @@ class VoteJudge:
     def _is_over(self, vote: MatchVote) -> bool:
         """Return whether a match is decided. After a restart, one may be voted on before it is shown again."""
         return vote.match in self._decided or (self._shown is not None and vote.match != self._shown.match)
+
+    def _is_taken(self, vote: MatchVote) -> bool:
+        """Return whether there is a vote on the same picture already."""
+        picture = (vote.match, vote.item)
+        voted = (each for each in self._votes.votes.values() if each.verdict is not None and each.token != vote.token)
+        return any((each.match, each.item) == picture for each in voted)
 
     def _question(self, vote: MatchVote, shown: ShownMatch) -> Question:
         items = shown.suite.items()

@@ -43,7 +43,7 @@ class VotesFile:
 
     path: Path
     identity: str  # a digest of what the bracket depends on
-    votes: dict[str, MatchVote] = field(default_factory=dict)  # by token
+    votes: dict[str, MatchVote] = field(default_factory=dict)  # by token, the last one that was shown or changed last
 
     def put(self, vote: MatchVote) -> None:
         """Add or replace a vote, and write the file.
@@ -51,7 +51,7 @@ class VotesFile:
         Raises:
             OSError: it cannot be written, and the vote is as it was.
         """
-        votes = {**self.votes, vote.token: vote}
+        votes = {token: each for token, each in self.votes.items() if token != vote.token} | {vote.token: vote}
         data = {"identity": self.identity, "votes": [asdict(each) for each in votes.values()]}
         replace_file(self.path, json.dumps(data, indent=1).encode())
         self.votes = votes

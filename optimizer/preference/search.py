@@ -15,7 +15,7 @@ from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 
-AHEAD: Final = 8  # merges of the sampler that nobody has voted on, at which the search waits for votes
+AHEAD: Final = 8  # merges of the sampler, finished or in progress, without a vote: then the search waits for votes
 
 
 def lacks_votes(records: StudyRecords, trials: Sequence[StoredTrial]) -> bool:
@@ -23,7 +23,8 @@ def lacks_votes(records: StudyRecords, trials: Sequence[StoredTrial]) -> bool:
     if not records.study.spec.by_votes_alone:
         return False
     voted = judged_trials(records)
-    unknown = [trial for trial in trials if trial.is_whole and trial.origin.kind == "sampler"]
+    proposed = [trial for trial in trials if trial.origin.kind == "sampler"]
+    unknown = [trial for trial in proposed if trial.is_whole or trial.state == "running"]
     return sum(trial.number not in voted for trial in unknown) >= AHEAD
 
 

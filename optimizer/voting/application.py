@@ -1,7 +1,8 @@
 """The page on which people judge pictures, as a WSGI application: one page, questions and pictures, answers.
 
 The page keeps an answer until it is told that it is stored. So a server that was stopped meanwhile, or a database that
-is away, loses none; and the question's token keeps one from being counted twice.
+is away, loses none; and the question's token keeps one from being counted twice. Each request names what the page asks
+about, so that an answer never goes to another study that is served at the same address later.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from studies.errors import ArtifactError
 
 LOGGER = logging.getLogger(__name__)
 
-IMAGE: Final = re.compile(r"/image/([0-9a-f]{32})/(left|right)\.png")
+TOKEN: Final = re.compile(r"[0-9a-f]{32}")
+IMAGE: Final = re.compile(rf"/image/({TOKEN.pattern})/(left|right)\.png")
 MOST_NAME: Final = 100  # characters of a person's name
 MOST_BODY: Final = 4 << 10  # bytes of a request
 LIMITS: Final = Limits(connections=100, connections_per_address=32, body_bytes=64 << 10, threads=8)
@@ -51,6 +53,7 @@ class VotePage:
 
     def __init__(self, questions: Questions, person: str) -> None:
         self._questions, self._person = questions, person
+        self._identity = f"{questions.kind}-{questions.identity}"
         self._environment = page_environment("optimizer.voting")
         self._script = source_of(self._environment, "vote.js")
         self._style = source_of(self._environment, "style.css", "vote.css")
@@ -90,14 +93,30 @@ class VotePage:
                 return "image/png", self._image(image[1], image[2]), None
         posted = {"/next": self._next, "/answer": self._answer_to, "/undo": self._undo}
         if method == "POST" and path in posted:
-            return "application/json", _json(posted[path](_body(environment))), None
+            asked = _body(environment)
+            self._require_own(asked)
+            return "application/json", _json(posted[path](asked)), None
         raise _Refusal("404 Not Found", "there is nothing here")
+
+    def _require_own(self, asked: dict[str, Any]) -> None:
+        """Refuse what a page of another study, bracket or kind of question asks.
+
+        Raises:
+            _Refusal: it is of such a page.
+        """
+        if asked.get("identity") != self._identity:
+            raise _Refusal(
+                "409 Conflict",
+                f"another page is served at this address now, that of {self._questions.name}: reload to see it. "
+                "Answers that wait are kept, and stored once their own page is served here again",
+            )
 
     def _page(self) -> tuple[bytes, str]:
         template = self._environment.get_template("vote.html.j2")
         text = template.render(
             name=self._questions.name,
             kind=self._questions.kind,
+            identity=self._identity,
             explanation=self._questions.explanation,
             person=self._person,
             style=self._style,
@@ -125,9 +144,10 @@ class VotePage:
 
     def _answer_to(self, asked: dict[str, Any]) -> dict[str, Any]:
         known = ANSWERS[self._questions.kind]
-        if asked.get("answer") not in known or not isinstance(asked.get("token"), str):
+        token = asked.get("token")
+        if asked.get("answer") not in known or not isinstance(token, str) or not TOKEN.fullmatch(token):
             raise _Refusal("400 Bad Request", f"expected a token, and an answer of {', '.join(known)}")
-        return {"stored": self._questions.answer(asked["token"], asked["answer"])}
+        return {"stored": self._questions.answer(token, asked["answer"])}
 
     def _undo(self, asked: dict[str, Any]) -> dict[str, Any]:
         question = _described(self._questions.undo(_person(asked)))

@@ -39,6 +39,11 @@ class Questions(Protocol):
         ...
 
     @property
+    def identity(self) -> str:
+        """What tells the study or bracket from every other, whatever their names: letters, digits and hyphens."""
+        ...
+
+    @property
     def explanation(self) -> str:
         """What is shown and asked, in a sentence or two."""
         ...

@@ -48,6 +48,11 @@ class StudyQuestions:
         return self._records.study.name
 
     @property
+    def identity(self) -> str:
+        """The study's key."""
+        return self._records.study.key
+
+    @property
     def _now(self) -> StudyRecords:
         """The study as it is now: a page may be open for days, and studies are renamed and deleted meanwhile.
 

@@ -89,12 +89,16 @@ class PendingWork:
             return None if lacks_votes(records, trials) else "trials"
         return "final" if not running and misses_final(records, trials) else None
 
-    def awaits_votes(self, records: StudyRecords) -> int:
-        """Return on how many trials people have to vote before the study goes on, be it its search or its final."""
+    def awaits_votes(self, records: StudyRecords, *, finals: bool) -> int:
+        """Return on how many trials people have to vote before the study goes on.
+
+        Args:
+            finals: whether that may be with its final; else it is with its search alone.
+        """
         trials = self._cached_trials.trials()
         if not has_ended(records, trials, self._optuna):
             return AHEAD if lacks_votes(records, trials) else 0
-        return votes_missing(records, trials) if lacks_final(records, trials) else 0
+        return votes_missing(records, trials) if finals and lacks_final(records, trials) else 0
 
     def is_in_progress(self, database: Database) -> bool:
         """Return whether a trial is in progress, as far as Optuna knows."""

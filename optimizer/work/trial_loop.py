@@ -51,7 +51,7 @@ from optimizer.work.heartbeat import Heartbeat, registered_worker
 from optimizer.work.leftovers import remove_leftovers
 from optimizer.work.retention import Retention
 from optimizer.work.trial_order import TrialOrder
-from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
+from optimizer.work.trial_queue import ClaimedTrial, NoTrial, TrialQueue
 from optimizer.work.trial_recorder import TrialRecorder
 from studies.errors import WaitEndedError
 from studies.files.artifacts import Artifacts
@@ -67,7 +67,7 @@ from studies.records.values import StoredTrial
 from studies.records.workers import turn_to
 from studies.system.waiting import USUAL_PATIENCE_SECONDS, ending_when
 
-PAUSE_SECONDS = 2.0  # between two checks of whether a paused study goes on
+PAUSE_SECONDS = 2.0  # between two checks of whether a study that is paused or lacks votes goes on
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +100,7 @@ class TrialLoop:
         self._gains_are_due = order.copied > 0  # of the copied trials
         self._latest = LatestSheet(records, artifacts, runtime.objective)
         self._leftovers_are_due = True  # of workers that were killed
+        self._lacks_votes = False  # as was reported
         self._recorder = self._make_recorder(order, artifacts)
         self._queue = TrialQueue(records, order, self._cached_trials, reporter, self._settle_abandoned)
         self._adopt_batch_limits()
@@ -145,8 +146,12 @@ class TrialLoop:
             self._retry(lambda: turn_to(self._records.database, heartbeat.worker_id, self._records.study, "trials"))
             self._reporter.report(WorkerStarted(worker=heartbeat.worker_id))
             try:
-                while self._may_go_on() and (done := self.work_once(heartbeat)) is not None:
-                    finished += done
+                while self._may_go_on() and (done := self.work_once(heartbeat)) is not NoTrial.ENDED:
+                    if done is NoTrial.LACKS_VOTES:
+                        self._wait_for_votes()
+                    else:
+                        finished += done
+                        self._lacks_votes = False
             except WaitEndedError as error:  # an unfinished trial is run again
                 _log.warning("%s", error)
                 self._reporter.report(StopAsked(by="signal"))
@@ -154,11 +159,11 @@ class TrialLoop:
                 self._reporter.report(WorkerLeft(finished=finished))
         return finished
 
-    def work_once(self, heartbeat: Heartbeat) -> bool | None:
+    def work_once(self, heartbeat: Heartbeat) -> bool | NoTrial:
         """Take one trial and evaluate it.
 
         Returns:
-            Whether the trial was finished: False where it is another worker's by now, None if nothing is left to do.
+            Whether the trial was finished, False where it is another worker's by now; or why there was none.
 
         Raises:
             OptimizerError, StudyMissingError, DatabaseLostError: see `run`.
@@ -169,17 +174,13 @@ class TrialLoop:
         self._remove_leftovers(heartbeat)
         try:
             claimed = self._retry(lambda: self._queue.claim(heartbeat))
-            finished = None if claimed is None else self._work(claimed)
+            finished = claimed if isinstance(claimed, NoTrial) else self._work(claimed)
         except KeyError:  # what Optuna's storage says of what is not there
             self._retry(lambda: optuna_study(self._records))
             raise
         self._remove_leftovers(heartbeat)
         self._retry(self._require_parents)
         return finished
-
-    def awaits_votes(self) -> bool:
-        """Return whether no new trial may start before people have voted."""
-        return self._retry(self._queue.awaits_votes)
 
     def _settle_abandoned(self, trial: Trial) -> StoredTrial:
         self._leftovers_are_due = True  # its worker's entry says no more that it holds a trial
@@ -192,24 +193,28 @@ class TrialLoop:
             self._leftovers_are_due = False
 
     def _may_go_on(self) -> bool:
-        """Return whether to take another trial; waits while the study is paused, or can go on with votes only."""
-        reported: str | None = None
+        """Return whether to take another trial; waits while the study is paused."""
+        reported = False
         while not self._stop():
             status = self._retry(lambda: status_of(self._records))
             if status == "stopped":
                 self._reporter.report(StopAsked(by="database"))
                 return False
-            why = "paused" if status == "paused" else "votes" if self.awaits_votes() else None
-            if why is None:
+            if status != "paused":
                 return True
-            if why != reported:
-                self._reporter.report(
-                    StudyPaused() if why == "paused" else VotesAwaited(name=self._records.study.name, trials=AHEAD)
-                )
-                reported = why
+            if not reported:
+                self._reporter.report(StudyPaused())
+                reported = True
             time.sleep(PAUSE_SECONDS)
         self._reporter.report(StopAsked(by="signal"))
         return False
+
+    def _wait_for_votes(self) -> None:
+        """Wait a moment before the next look for votes, and report once that people have to vote."""
+        if not self._lacks_votes:
+            self._reporter.report(VotesAwaited(name=self._records.study.name, trials=AHEAD))
+            self._lacks_votes = True
+        time.sleep(PAUSE_SECONDS)
 
     def _work(self, claimed: ClaimedTrial) -> bool:
         """Evaluate a trial, record its outcome and report it; False where it is another worker's by now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 
 from optuna.trial import Trial
 
@@ -46,6 +47,13 @@ class ClaimedTrial:
         return self.origin.parent is not None
 
 
+class NoTrial(Enum):
+    """Why there is no trial to take."""
+
+    ENDED = auto()  # nothing is left to do
+    LACKS_VOTES = auto()  # no new trial may start before people have voted
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Start:
     """A trial to start, be it new or interrupted."""
@@ -78,8 +86,8 @@ class TrialQueue:
         self._optuna = optuna_study(records, order.sampler(current))
         self._optuna_id = self._optuna._study_id  # noqa: SLF001 - the storage wants it
 
-    def claim(self, heartbeat: Heartbeat) -> ClaimedTrial | None:
-        """Claim an interrupted trial, or a new one; None where the study has ended.
+    def claim(self, heartbeat: Heartbeat) -> ClaimedTrial | NoTrial:
+        """Claim an interrupted trial, or a new one, if there may be one.
 
         Raises:
             KeyError: Optuna's part of the study was deleted.
@@ -89,17 +97,18 @@ class TrialQueue:
                 trials = self._cached_trials.trials()
                 interrupted = self._interrupted(trials, heartbeat)
                 if interrupted is None:
-                    return None if has_ended(self._records, trials, self._optuna) else self._new(heartbeat)
+                    return self._why_none(trials) or self._new(heartbeat)
                 claimed = replace(self._prepare(interrupted, heartbeat.worker_id), interrupted=True)
                 if self._start(claimed, interrupted.attempt):
                     self._reporter.report(TrialTakenOver(trial=claimed.number, attempt=interrupted.attempt))
                     return claimed
                 # Its worker is alive after all, and has stored it since the trials were read.
 
-    def awaits_votes(self) -> bool:
-        """Return whether no new trial may start before people have voted."""
-        trials = self._cached_trials.trials()
-        return lacks_votes(self._records, trials) and not has_ended(self._records, trials, self._optuna)
+    def _why_none(self, trials: Sequence[StoredTrial]) -> NoTrial | None:
+        """Return why no new trial may start; None while one may. Call it under the lock."""
+        if has_ended(self._records, trials, self._optuna):
+            return NoTrial.ENDED
+        return NoTrial.LACKS_VOTES if lacks_votes(self._records, trials) else None
 
     def _new(self, heartbeat: Heartbeat) -> ClaimedTrial:
         """Start a new trial."""

@@ -35,6 +35,7 @@ from optimizer.work.heartbeat import Heartbeat, registered_worker
 from optimizer.work.leftovers import remove_leftovers
 from optimizer.work.scheduling import PendingWork, WaitingStudy, choose
 from optimizer.work.trial_loop import TrialLoop
+from optimizer.work.trial_queue import NoTrial
 from studies.errors import (
     ArtifactError,
     DatabaseLockedError,
@@ -46,6 +47,7 @@ from studies.files.artifacts import Artifacts
 from studies.records import stored_studies, stored_trials
 from studies.records.control import StudyControl, status_of, study_controls
 from studies.records.database import Database
+from studies.records.judgements import load_judgements
 from studies.records.study_records import StudyRecords
 from studies.records.workers import Task, claim_final, finals_held, give_back, turn_to, workers_at
 from studies.system.waiting import USUAL_PATIENCE_SECONDS, ending_when
@@ -104,6 +106,15 @@ class _Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class _FinalState:
+    """What decides whether a study's final has something to compare."""
+
+    study_id: int
+    trials: int
+    judgements: int  # that people gave; 0 where they do not count
+
+
+@dataclass(frozen=True, slots=True)
 class _Turn:
     """What to do next."""
 
@@ -132,7 +143,7 @@ class Worker:
         self._retry = reporting_retry(host, settings.patience_seconds)
         self._pending: dict[int, PendingWork] = {}
         self._refusals: dict[str, _Refusal] = {}
-        self._without_final: set[tuple[int, int]] = set()  # (study id, its trials): there was nothing to compare
+        self._without_final: set[_FinalState] = set()  # there was nothing to compare
         self._without_votes: set[int] = set()  # ids of studies that wait for people
         self.doing = "looking for work"  # in words, for people
         self._finished = 0  # trials
@@ -245,7 +256,8 @@ class Worker:
                 self._pending[control.study_id] = PendingWork(records)
             pending = self._pending[control.study_id]
             task = pending.task(records, alive)
-            self._tell_of_votes(records, 0 if task is not None else pending.awaits_votes(records))
+            lacking = 0 if task is not None else pending.awaits_votes(records, finals=self._settings.finals)
+            self._tell_of_votes(records, lacking)
         except (*OF_ALL_STUDIES, *OUTAGES):
             raise
         except BaseException as error:  # noqa: BLE001 - deleted, unreadable, or its plug-in ends the process
@@ -265,8 +277,9 @@ class Worker:
             self._host.report(VotesAwaited(name=records.study.name, trials=trials))
         (self._without_votes.add if trials else self._without_votes.discard)(records.study.id)
 
-    def _final_state(self, records: StudyRecords) -> tuple[int, int]:
-        return records.study.id, len(stored_trials.load_trials(records))
+    def _final_state(self, records: StudyRecords) -> _FinalState:
+        judgements = 0 if records.study.spec.voted is None else len(load_judgements(records))
+        return _FinalState(records.study.id, len(stored_trials.load_trials(records)), judgements)
 
     # ---------------------------------------------------------------------------------- working
 
@@ -297,7 +310,7 @@ class Worker:
             loop = self._retry(lambda: self._trial_loop(records, runtime, reporter))
             reporter.report(WorkerStarted(worker=heartbeat.worker_id))
             try:
-                while not loop.awaits_votes() and (done := loop.work_once(heartbeat)) is not None:
+                while not isinstance(done := loop.work_once(heartbeat), NoTrial):
                     finished += done
                     self._finished += done
                     if not self._stays(records, heartbeat):

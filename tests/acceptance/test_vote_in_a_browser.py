@@ -33,9 +33,9 @@ def score(params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
 
 
 @contextmanager
-def serving(folder: Path, port: int, *options: str) -> Iterator[subprocess.Popen[str]]:
+def serving(folder: Path, port: int, *options: str, name: str = "v") -> Iterator[subprocess.Popen[str]]:
     """Run `mergetune study vote` until the block ends, by SIGKILL."""
-    command = [sys.executable, "-m", "optimizer.cli", "study", "vote", "v", "--port", str(port), "--person", "ann"]
+    command = [sys.executable, "-m", "optimizer.cli", "study", "vote", name, "--port", str(port), "--person", "ann"]
     storage = ["--storage", f"sqlite:///{folder}/study.db"]
     process = subprocess.Popen(
         [*command, *storage, *options],
@@ -120,6 +120,47 @@ def test_votes_by_keys_are_stored_and_survive_a_server_that_is_killed(study: Rep
             assert page.unfit() == []
             assert count() == 2
     assert [vote.verdict for vote in load_votes(study.records)] == ["left", "right"]
+
+
+def test_answers_of_two_tabs_wait_while_another_study_is_served_at_their_address(
+    study: ReportedStudy, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    other = begin_reported(tmp_path / "elsewhere", "w", score, trials=6)
+    store_pictures(other, range(6))
+    port = free_port()
+
+    def message(page: Browser) -> str:
+        return str(page.script("return document.getElementById('message').textContent"))
+
+    with browser(tmp_path / "profile") as page:
+        first = page.driver.current_window_handle
+        with serving(tmp_path, port):
+            page.open(f"http://127.0.0.1:{port}/", width=1280)
+            until(lambda: shows_pictures(page))
+            page.driver.switch_to.new_window("tab")
+            second = page.driver.current_window_handle
+            page.open(f"http://127.0.0.1:{port}/", width=1280)
+            until(lambda: shows_pictures(page))
+        for tab, key in ((first, "ArrowLeft"), (second, "b")):  # nobody is there to store them
+            page.driver.switch_to.window(tab)
+            press(page, key)
+            until(lambda: "wait to be stored" in message(page))
+        with serving(tmp_path / "elsewhere", port, name="w"):
+            for tab in (first, second):
+                page.driver.switch_to.window(tab)
+                until(lambda: message(page).startswith("2 of your answers wait") and "that of w" in message(page))
+            page.driver.refresh()  # which shows the other study
+            until(lambda: shows_pictures(page))
+            press(page, "ArrowRight")
+            until(lambda: load_votes(other.records))
+        assert load_votes(study.records) == []
+        page.driver.switch_to.window(first)
+        with serving(tmp_path, port):
+            until(lambda: len(load_votes(study.records)) == 2)
+            until(lambda: shows_pictures(page))
+    assert [vote.verdict for vote in load_votes(study.records)] == ["left", "both_bad"]
+    assert [vote.verdict for vote in load_votes(other.records)] == ["right"]
 
 
 def test_renders_are_rated_by_keys_and_buttons(study: ReportedStudy, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -20,13 +21,14 @@ from slow_cases import first_fast
 
 from optimizer.cli.views.results import studies_table
 from optimizer.errors import CheckpointError, FinalError, OptimizerError
-from optimizer.observe.events import Event, ImagesRendered, StudyRefused, TrialEnded, WaitingForWork
+from optimizer.observe.events import Event, ImagesRendered, StudyRefused, TrialEnded, VotesAwaited, WaitingForWork
 from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.model_files import ModelFolders
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import Plan, make_plan
 from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime, build_runtime
+from optimizer.trial.missing_final import votes_missing
 from optimizer.upkeep.doctor import diagnose
 from optimizer.work.heartbeat import RERUNS
 from optimizer.work.worker import Worker, WorkerSettings
@@ -34,11 +36,19 @@ from studies.files.artifacts import Artifacts
 from studies.records import stored_studies, stored_trials, tables, workers
 from studies.records.control import set_priority, set_status
 from studies.records.database import Database, open_database
+from studies.records.origins import Origin
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy
+from studies.records.votes import cast_vote, show_pair
 from studies.spec.study import StudySpec
 
 CHANGES = {**SMALL, "budget": {"trials": 3}}
+BY_VOTES: dict[str, Any] = {
+    "scorers": {"preference": None},
+    "objective": None,
+    "probes": {"uniform": [], "profiles": 0},
+    "render": {"degenerate_limit": 8, "keep": "all"},
+}
 
 
 @dataclass
@@ -361,6 +371,36 @@ def test_until_done_waits_while_others_are_at_a_trial_that_may_be_left(place: Pl
     assert place.states(held) == ["complete"] * 3
 
 
+def test_a_trial_that_was_left_is_taken_over_where_the_study_waits_for_votes(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optimizer.preference.search.AHEAD", 1)
+    voted = place.add("voted", **BY_VOTES, budget={"trials": 5})
+    log, stop, left = Log(), threading.Event(), list[int]()
+
+    def on_wait() -> None:
+        if left:
+            stop.set()
+        else:
+            left.append(begun_by_the_departed(place, voted))
+
+    log.on_wait = on_wait
+    assert place.worker(log, stop).run() == 4
+    assert log.visits == ["voted", "voted"]
+    assert place.states(voted) == ["complete"] * 4
+    assert [event.name for event in log.of(VotesAwaited)] == ["voted"] * 2
+
+
+def begun_by_the_departed(place: Place, records: StudyRecords) -> int:
+    """Begin a trial that nobody works on any more, beside those that are there, and return its number."""
+    queue = optuna.load_study(study_name=records.study.name, storage=place.database.storage)
+    before = queue.trials[-1]
+    number = queue.ask(dict(before.distributions)).number
+    recipe = stored_trials.load_trials(records)[before.number].recipe
+    stored_trials.start_trial(records, number, Origin("sampler", "random"), recipe, "departed", 1)
+    return number
+
+
 @pytest.mark.parametrize("when", first_fast(1, ["meanwhile", "before"]))
 def test_a_study_that_is_deleted_in_the_dashboard_takes_no_other_with_it(when: str, place: Place) -> None:
     place.add("gone")
@@ -431,6 +471,31 @@ def test_a_final_is_held_once_and_not_again_where_there_is_nothing_to_compare(pl
     other = Log()
     place.worker(other, finals=False).run()
     assert other.finals == []
+
+
+def test_a_final_that_had_nothing_to_compare_is_tried_again_once_people_have_voted(place: Place) -> None:
+    voted = place.add("voted", **BY_VOTES, final={"top": 1})
+    log, stop = Log(), threading.Event()
+    log.on_wait = lambda: stop.set() if len(log.finals) == 2 else vote(voted)
+    place.worker(log, stop, until_done=False).run()
+    assert log.finals == ["voted", "voted"]
+    assert stop.is_set()
+
+
+def test_who_holds_no_finals_does_not_wait_for_the_votes_that_one_needs(place: Place) -> None:
+    voted = place.add("voted", **BY_VOTES, final={"top": 1})
+    log, stop = Log(), threading.Event()
+    log.on_wait = stop.set
+    assert place.worker(log, stop, finals=False).run() == 3
+    assert not stop.is_set()
+    assert place.worker(log, stop).run() == 0
+    assert stop.is_set(), "who holds finals waits"
+    assert votes_missing(voted, stored_trials.load_trials(voted)) == 1
+
+
+def vote(records: StudyRecords) -> None:
+    """Vote for the merge of a study of two parents and one merge."""
+    cast_vote(records, show_pair(records, "ann", 0, 2, 0).token, "left")
 
 
 def test_parents_are_found_by_their_content_wherever_they_lie(place: Place) -> None:

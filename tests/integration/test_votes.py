@@ -10,7 +10,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from stored_study import store_study
 from optimizer.observe.guarded_server import guarded_server
 from optimizer.voting.application import LIMITS, VotePage
 from optimizer.voting.ballots import Ballots
+from optimizer.voting.preferred_trials import load_preferred_trials
 from optimizer.voting.questions import Questions
 from optimizer.voting.rated_renders import RatedRenders
-from optimizer.voting.standings import load_standings
 from studies.files.artifacts import Artifacts
 from studies.records import tables
 from studies.records.database import Database, open_database
@@ -159,12 +159,15 @@ class Page:
 
     study: ReportedStudy
     url: str
+    identity: str
+
+    def request(self, path: str, **body: Any) -> urllib.request.Request:
+        """A request as the page sends it."""
+        content = json.dumps({"identity": self.identity, **body}).encode()
+        return urllib.request.Request(self.url + path, content, {"Content-Type": "application/json"})
 
     def post(self, path: str, **body: Any) -> dict[str, Any]:
-        request = urllib.request.Request(
-            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request) as answer:
+        with urllib.request.urlopen(self.request(path, **body)) as answer:
             read: dict[str, Any] = json.loads(answer.read())
         return read
 
@@ -186,7 +189,7 @@ def served(study: ReportedStudy, questions: Questions) -> Iterator[Page]:
     server = guarded_server(VotePage(questions, "ann"), "127.0.0.1", 0, None, LIMITS)
     thread = threading.Thread(target=server.run)
     thread.start()
-    yield Page(study, f"http://127.0.0.1:{server.port}")
+    yield Page(study, f"http://127.0.0.1:{server.port}", f"{questions.kind}-{questions.identity}")
     server.close()
     thread.join()
 
@@ -248,23 +251,50 @@ def test_a_study_without_pictures_says_what_to_do(tmp_path: Path) -> None:
         3,
         [
             ("/answer", {"token": "0" * 32, "answer": "best"}, 400),
+            ("/answer", {"token": "\ud800", "answer": "left"}, 400),  # half of a pair, which cannot be stored
             ("/next", {"person": "a\u202eb"}, 400),
-            ("/next", {"person": "a" * 5000}, 413),
             ("/answer", {"answer": "left"}, 400),
+            ("/answer", {"token": "0" * 31 + "\n", "answer": "left"}, 400),
+            ("/answer", {"token": "0" * 32, "answer": "\ud800"}, 400),
+            ("/next", {"person": "a\ud800"}, 400),
+            ("/undo", {"person": "a\ud800"}, 400),
+            ("/next", {"person": "ann", "identity": "\ud800"}, 409),
             ("/next", {"person": "   "}, 400),
             ("/next", {"person": "x" * 101}, 400),
-            ("/answer", [], 400),
+            ("/next", {"person": "a" * 5000}, 413),
+            ("/next", {"person": "ann", "identity": None}, 409),
             ("/elsewhere", {}, 404),
         ],
     ),
 )
 def test_what_the_page_never_sends_is_refused_in_one_line(page: Page, path: str, body: Any, status: int) -> None:
-    request = urllib.request.Request(page.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    code, content = refusal(request)
+    code, content = refusal(page.request(path, **body))
     assert code == status
     reason = json.loads(content)["reason"]
     assert "\n" not in reason
     assert load_votes(page.study.records) == []
+
+
+def test_what_is_no_json_object_is_refused(page: Page) -> None:
+    for content in (b"[]", b"{", b"", b"\xff"):
+        request = urllib.request.Request(f"{page.url}/answer", content, {"Content-Type": "application/json"})
+        assert refusal(request)[0] == 400
+
+
+def test_an_answer_to_what_is_no_longer_served_at_an_address_is_refused_and_counts_where_it_belongs(
+    page: Page, rating_page: Page, tmp_path: Path
+) -> None:
+    pair = page.post("/next", person="ann")
+    (tmp_path / "other").mkdir()
+    other = begin_reported(tmp_path / "other", "w", score, trials=TRIALS)
+    with served(other, Ballots(other.records, other.artifacts)) as elsewhere:
+        for there in (elsewhere, rating_page):  # another study, and other questions of the same one
+            request = replace(there, identity=page.identity).request("/answer", token=pair["token"], answer="left")
+            code, content = refusal(request)
+            assert code == 409
+            assert f"that of {there.study.records.study.name}" in json.loads(content)["reason"]
+    assert load_votes(page.study.records) == []
+    assert page.post("/answer", token=pair["token"], answer="left") == {"stored": True}
 
 
 @pytest.mark.parametrize(
@@ -286,14 +316,14 @@ def test_a_vote_on_a_study_that_was_deleted_is_told(page: Page) -> None:
     assert page.post("/answer", token=pair["token"], answer="left") == {"stored": False}
 
 
-def test_standings_name_the_lead_over_the_better_parent(page: Page) -> None:
+def test_preferred_trials_name_the_lead_over_the_better_parent(page: Page) -> None:
     records = page.study.records
     for better, worse in [(4, 0)] * 9 + [(1, 0)] * 3 + [(4, 1)] * 9:
         cast_vote(records, show_pair(records, "bob", 0, better, worse).token, "left")
-    standings = load_standings(records)
-    assert [row.number for row in standings.rows] == [4, 1, 0]
-    assert (standings.votes, standings.people) == (21, ("bob",))
-    best, parent, other = standings.rows
+    preferred = load_preferred_trials(records)
+    assert [row.number for row in preferred.rows] == [4, 1, 0]
+    assert (preferred.votes, preferred.people) == (21, ("bob",))
+    best, parent, other = preferred.rows
     assert best.over == "parent B"
     assert best.lead is not None
     assert best.lead.low > 0
@@ -325,27 +355,26 @@ def test_renders_are_rated_one_at_a_time_each_once_before_any_twice(rating_page:
 @pytest.mark.parametrize("answer", first_fast(2, ["11", None, "-1", "left", "07", 7]))
 def test_only_whole_numbers_from_0_to_10_are_ratings(rating_page: Page, answer: Any) -> None:
     token = rating_page.post("/next", person="ann")["token"]
-    body = json.dumps({"token": token, "answer": answer}).encode()
-    code, _ = refusal(urllib.request.Request(f"{rating_page.url}/answer", body, {"Content-Type": "application/json"}))
+    code, _ = refusal(rating_page.request("/answer", token=token, answer=answer))
     assert code == 400
     assert load_ratings(rating_page.study.records) == []
 
 
-def test_standings_have_the_mean_rating_with_students_interval(reported: ReportedStudy) -> None:
+def test_preferred_trials_have_the_mean_rating_with_students_interval(reported: ReportedStudy) -> None:
     records = reported.records
     for number, given in ((4, (7, 9, 8, 10)), (1, (5, 5)), (0, (3,))):
         for rating in given:
             store_rating(records, show_render(records, "bob", 0, number).token, rating)
     cast_vote(records, show_pair(records, "ann", 0, 1, 0).token, "left")
-    standings = load_standings(records)
-    assert [row.number for row in standings.rows] == [4, 1, 0]
-    assert (standings.votes, standings.ratings, standings.people) == (1, 7, ("ann", "bob"))
-    best = standings.rows[0].rating
+    preferred = load_preferred_trials(records)
+    assert [row.number for row in preferred.rows] == [4, 1, 0]
+    assert (preferred.votes, preferred.ratings, preferred.people) == (1, 7, ("ann", "bob"))
+    best = preferred.rows[0].rating
     assert best is not None
     low, high = stats.t.interval(0.95, 3, 8.5, stats.sem([7, 9, 8, 10]))
     assert (best.value, best.count) == (8.5, 4)
     assert best.interval == pytest.approx((low, min(high, 10)))
-    same = standings.rows[1].rating
+    same = preferred.rows[1].rating
     assert same is not None
     assert same.interval is None
 
@@ -361,10 +390,10 @@ def test_votes_on_a_trial_that_was_deleted_count_for_nobody(page: Page) -> None:
         connection.execute(tables.scores.delete().where(tables.scores.c.trial_id == trial.id))
         connection.execute(tables.trials.delete().where(tables.trials.c.id == trial.id))
     assert page.post("/answer", token=open_pair.token, answer="left") == {"stored": True}
-    standings = load_standings(records)
-    assert [row.number for row in standings.rows] == [1, 0]
-    assert standings.rows[1].tally is not None
-    assert standings.rows[1].tally.count == 1
+    preferred = load_preferred_trials(records)
+    assert [row.number for row in preferred.rows] == [1, 0]
+    assert preferred.rows[1].tally is not None
+    assert preferred.rows[1].tally.count == 1
     ballots = Ballots(records, page.study.artifacts, np.random.default_rng(0))  # as after a restart of the page
     assert ballots.image(open_pair.token, "left") is None
     pair = ballots.ask("ann")
@@ -395,8 +424,7 @@ def test_two_people_at_one_page_each_have_their_own_votes(page: Page) -> None:
 
 def test_a_vote_while_the_database_is_away_is_refused_and_counts_once_when_it_is_back(page: Page) -> None:
     pair = page.post("/next", person="ann")
-    body = json.dumps({"token": pair["token"], "answer": "left"}).encode()
-    request = urllib.request.Request(f"{page.url}/answer", body, {"Content-Type": "application/json"})
+    request = page.request("/answer", token=pair["token"], answer="left")
     file = database_file(page.study.records.database.url)
     assert file is not None
     away = file.with_name("away")

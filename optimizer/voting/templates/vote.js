@@ -9,14 +9,26 @@
   let question = null; // that is shown, or null
   let asking = 0; // counts requests for a question: an older one that comes late is dropped
 
-  // Answers that the server has not stored yet. They outlive this page, and a server that is away.
-  const KEY = `mergetune-${document.body.dataset.kind}${location.pathname}`;
-  const waiting = JSON.parse(localStorage.getItem(KEY) || "[]");
-  const keep = () => localStorage.setItem(KEY, JSON.stringify(waiting));
+  // Answers that the server has not stored yet. They outlive this page, and a server that is away. Each has an entry of
+  // its own, so that tabs do not overwrite each other's, under a key of what it is about: another study may be served at
+  // this address later.
+  const identity = document.body.dataset.identity;
+  const PREFIX = `mergetune-answer-${identity}-`;
+  const keep = (token, given) => {
+    localStorage.setItem(PREFIX + token, JSON.stringify({ token, answer: given, at: Date.now() }));
+  };
+  const kept = () => Object.keys(localStorage).filter((key) => key.startsWith(PREFIX))
+    .map((key) => localStorage.getItem(key)).filter((entry) => entry !== null);
+  const oldest = () => kept().map((entry) => ({ entry, ...JSON.parse(entry) })).sort((one, other) => one.at - other.at)[0];
+  const forget = ({ token, entry }) => { // unless it was answered anew meanwhile
+    if (localStorage.getItem(PREFIX + token) === entry) localStorage.removeItem(PREFIX + token);
+  };
 
   async function post(path, body) {
     const answer = await fetch(path, {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ identity, ...body }),
     });
     const read = await answer.json();
     if (!answer.ok) throw new Error(read.reason || answer.statusText);
@@ -29,7 +41,8 @@
   }
 
   function sayWhy(error) {
-    say(waiting.length ? `${waiting.length} of your answers wait to be stored: ${error.message}` : error.message);
+    const waiting = kept().length;
+    say(waiting ? `${waiting} of your answers wait to be stored: ${error.message}` : error.message);
   }
 
   function show(found) {
@@ -61,10 +74,10 @@
     if (sending) return;
     sending = true;
     try {
-      while (waiting.length) {
-        const answer = await post("answer", waiting[0]);
-        waiting.shift();
-        keep();
+      let first;
+      while ((first = oldest())) {
+        const answer = await post("answer", { token: first.token, answer: first.answer });
+        forget(first);
         if (!answer.stored) say("That question is gone, and your answer with it.");
       }
     } catch (error) {
@@ -76,8 +89,7 @@
 
   async function answer(given) {
     if (!question) return;
-    waiting.push({ token: question.token, answer: given });
-    keep();
+    keep(question.token, given);
     question = null;
     await send();
     next();
@@ -85,7 +97,7 @@
 
   async function undo() {
     await send();
-    if (waiting.length) return;
+    if (kept().length) return;
     const own = ++asking;
     try {
       const found = await post("undo", { person: person.value });

@@ -134,6 +134,26 @@ def test_votes_outlive_a_restart_and_count_once(tmp_path: Path) -> None:
     assert read_votes(tmp_path, IDENTITY, anew=True).votes == {}
 
 
+def test_people_who_vote_at_once_get_pictures_of_their_own_and_the_first_vote_on_one_counts(tmp_path: Path) -> None:
+    judge = judge_on(tmp_path)
+    with judging(judge, match()) as found:
+        shown = [asked(judge, f"p{index % 3}") for index in range(ITEMS)]
+        levels = [level(judge, question, "left") % 100 for question in shown]
+        assert set(levels) == set(range(ITEMS))  # every picture once
+        again = asked(judge, "bob")  # all are shown to somebody: the one that was shown longest ago
+        assert level(judge, again, "left") % 100 == levels[0]
+        assert judge.answer(again.token, towards(judge, again, upper=True))
+        late = towards(judge, shown[0], upper=False)
+        assert not judge.answer(shown[0].token, late)
+        back = judge.undo("bob")  # then the picture is anyone's again
+        assert back is not None
+        assert judge.answer(shown[0].token, late)
+        assert not judge.answer(again.token, towards(judge, again, upper=True))
+        for question in shown[1:]:
+            assert judge.answer(question.token, towards(judge, question, upper=True))
+    assert found[0].scores == {"votes": (ITEMS - 1, 1)}
+
+
 def test_each_takes_back_their_own_last_vote_until_the_match_is_decided(tmp_path: Path) -> None:
     judge = judge_on(tmp_path)
     with judging(judge, match()) as found:

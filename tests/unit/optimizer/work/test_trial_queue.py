@@ -12,7 +12,7 @@ from unrendered_study import UnrenderedStudy, begin_unrendered, evaluation
 
 from optimizer.observe.events import TrialTakenOver
 from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
-from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
+from optimizer.work.trial_queue import ClaimedTrial, NoTrial, TrialQueue
 from studies.records import stored_trials, tables, workers
 from studies.records.optuna_studies import optuna_trials
 
@@ -28,7 +28,7 @@ class Queue:
 
     def claim(self) -> ClaimedTrial:
         claimed = self.queue.claim(self.heartbeat)
-        assert claimed is not None
+        assert isinstance(claimed, ClaimedTrial)
         return claimed
 
     def taken_over(self) -> list[tuple[int, int]]:
@@ -61,7 +61,7 @@ def test_probes_come_in_their_order_and_then_what_the_sampler_proposes(study: Un
     assert [str(trial.origin) for trial in claimed] == ["parent A", "parent B", "uniform 0.5", "random", "random"]
     assert [trial.recipe for trial in claimed[:3]] == [probe.recipe for probe in study.order.probes]
     assert not any(trial.interrupted for trial in claimed)
-    assert queue.queue.claim(queue.heartbeat) is None, "the budget is spent"
+    assert queue.queue.claim(queue.heartbeat) is NoTrial.ENDED, "the budget is spent"
 
 
 def test_a_claimed_trial_is_stored_with_its_worker_its_recipe_and_its_parameters(study: UnrenderedStudy) -> None:
@@ -74,6 +74,21 @@ def test_a_claimed_trial_is_stored_with_its_worker_its_recipe_and_its_parameters
     assert stored.recipe == claimed.recipe
     params = optuna_trials(study.records)[claimed.number].params
     assert study.order.blueprint.recipe(study.plan.space.numbers_by_place(params)) == claimed.recipe
+
+
+def test_workers_together_run_no_further_ahead_of_votes_than_one_and_a_dead_ones_trial_is_still_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optimizer.preference.search.AHEAD", 2)
+    by_votes = {"scorers": {"preference": None}, "objective": None, "render": {"degenerate_limit": 8, "keep": "all"}}
+    study = begin_unrendered(tmp_path, **by_votes, budget={"trials": 9}, probes={"uniform": [], "profiles": 0})
+    queues = [Queue(study) for _ in range(5)]
+    claimed = [queue.claim() for queue in queues[:4]]
+    assert [str(trial.origin) for trial in claimed] == ["parent A", "parent B", "random", "random"]
+    assert queues[4].queue.claim(queues[4].heartbeat) is NoTrial.LACKS_VOTES
+    die(study, queues[3].heartbeat.worker_id)
+    assert queues[4].claim().number == 3
+    assert queues[4].taken_over() == [(3, 2)]
 
 
 def test_a_trial_of_a_living_worker_is_left_alone(study: UnrenderedStudy) -> None:

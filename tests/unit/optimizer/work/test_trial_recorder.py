@@ -37,7 +37,7 @@ class Desk:
 
     def claim(self) -> ClaimedTrial:
         claimed = self._queue.claim(self._heartbeat)
-        assert claimed is not None
+        assert isinstance(claimed, ClaimedTrial)
         return claimed
 
     def record(self, *sharpness: float) -> StoredTrial:
