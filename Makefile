@@ -6,6 +6,8 @@ THREADS ?= 1
 PROCESSES ?= 3
 # Threads that wait for each other sleep: spinning, they would hold up the other processes.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Tests start many processes: without compiled modules each would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow lint audit bench soak fuzz docs clean
 

@@ -120,6 +120,7 @@ def hold_final(
         suite_digest=runtime.spec.held_out.digest,
         complete_trials=sum(trial.state == "complete" for trial in trials),
         first=first_of_each(runtime.spec.held_out, runtime.plan.space.architecture),
+        voted=runtime.spec.voted is not None,
     )
 
 
@@ -161,6 +162,7 @@ def judge(
     suite_digest: str,
     complete_trials: int,
     first: Sequence[int] | None = None,
+    voted: bool = False,
 ) -> Final:
     """Compare on the held-out suite, and choose the winner there.
 
@@ -171,6 +173,7 @@ def judge(
 
     Args:
         first: for every item the first one of the same image, which alone counts in gains; None: all images differ.
+        voted: whether votes will say which parent is the better one, so that gains over each are needed.
 
     Raises:
         FinalError: no parent has scores there.
@@ -181,15 +184,20 @@ def judge(
         raise FinalError(f"no parent can be scored on the held-out suite, so nothing can be compared ({reasons})")
     feasible = feasible_or_all({letter: each.scores.means for letter, each in known.items()}, objective.constraints)
     known = {letter: known[letter] for letter in feasible}
+    once = _counting_once(first)
+    each_alone = {letter: {letter: once(evidence)} for letter, evidence in known.items()} if voted else {}
     if objective.terms:
         better = max(known, key=lambda letter: (objective.values(known[letter].scores.means)[SINGLE], -ord(letter)))
         known = {better: known[better]}
-    once = _counting_once(first)
     against = {letter: once(evidence) for letter, evidence in known.items()}
     finalists = [_finalist(trial, result, objective) for trial, result in parents.values()]
     for trial, result in candidates:
-        held_out = {} if result.evidence is None else gains(once(result.evidence), against, objective, infos)
-        finalists.append(replace(_finalist(trial, result, objective), in_sample=trial.gains, held_out=held_out))
+        finalist = replace(_finalist(trial, result, objective), in_sample=trial.gains)
+        if result.evidence is not None:
+            own = once(result.evidence)
+            over_each = {letter: gains(own, alone, objective, infos) for letter, alone in each_alone.items()}
+            finalist = replace(finalist, held_out=gains(own, against, objective, infos), over_each=over_each)
+        finalists.append(finalist)
     chosen = choose(finalists, objective)
     return Final(
         suite_digest=suite_digest,

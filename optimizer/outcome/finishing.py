@@ -15,13 +15,15 @@ from optimizer.outcome.next_commands import vote_command
 from optimizer.outcome.voted_final import by_votes, refresh_final
 from optimizer.rendering.contact_sheet import thumbnail
 from optimizer.runtime.setup import Runtime
-from optimizer.search.shortlist import by_posterior
+from optimizer.search.shortlist import Rank, by_posterior
 from optimizer.search.stopping import stored_end
 from optimizer.sheets.final import save_final_sheet
 from optimizer.system.retry import Retry
 from optimizer.trial.missing_final import misses_final, votes_missing
+from optimizer.trial.objective import Objective
 from studies.files.artifacts import Artifacts
 from studies.records.finals import Final, load_final, store_final
+from studies.records.judgements import judged_trials
 from studies.records.kept_renders import documented_renders, render_names
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
@@ -41,6 +43,15 @@ def final_is_due(records: StudyRecords) -> bool:
     """Return whether the budget is spent, no worker is still at work, and the final does not cover all trials."""
     trials = load_trials(records)
     return stored_end(records, trials) is not None and misses_final(records, trials)
+
+
+def _rank(records: StudyRecords, objective: Objective, trials: Sequence[StoredTrial]) -> Rank:
+    """Rank by the posterior mean; where votes are all that counts, merges that nobody has voted on come last."""
+    rank = by_posterior(records, objective, trials)
+    if not records.study.spec.by_votes_alone:
+        return rank
+    voted = judged_trials(records)
+    return lambda able: sorted(rank(able), key=lambda trial: trial.number not in voted)
 
 
 def require_votes(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
@@ -76,7 +87,7 @@ def finish_study(
     study = records.study
     trials = retry(lambda: load_trials(records))
     retry(lambda: require_votes(records, trials))
-    rank = retry(lambda: by_posterior(records, runtime.objective, trials))
+    rank = retry(lambda: _rank(records, runtime.objective, trials))
     thumbnails: dict[int, Sequence[Tensor]] = {}
     reporter.report(FinalStarted(images=len(study.spec.held_out.items())))
 

@@ -77,13 +77,18 @@ class Rescorable:
 
 
 def require_rescorable(spec: StudySpec, study: str) -> None:
-    """Refuse a spec that begins with another study's trials.
+    """Refuse a spec that begins with another study's trials, or asks for votes.
 
     Raises:
         RescoreError: it does.
     """
     if spec.warm_start is not None:
         raise RescoreError(f"a rescored study begins with the trials of {study}: leave `warm_start` out of its spec")
+    if spec.voted is not None:
+        raise RescoreError(
+            f"scorer {spec.voted} depends on people's votes, which a rescored study does not have: leave it out of its "
+            f"spec, or go on with votes in a clone of {study} (`study clone --trials`)"
+        )
 
 
 def find_rescorable(records: StudyRecords) -> Rescorable:

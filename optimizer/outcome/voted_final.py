@@ -85,7 +85,7 @@ class _Judge:
     def judged(self, finalist: Finalist, parents: Mapping[str, int]) -> Finalist:
         """Return one finalist as the votes have it."""
         means, name = self.scores.means(finalist.number), self.scores.name
-        held_out = {of: self._gain(finalist, of, gain, parents) for of, gain in finalist.held_out.items()}
+        held_out = {of: self._gain(finalist, of, parents) for of in finalist.held_out}
         return replace(
             finalist,
             objectives=self.objective.values(means),
@@ -93,12 +93,11 @@ class _Judge:
             held_out=held_out,
         )
 
-    def _gain(self, finalist: Finalist, name: str, before: Gain, parents: Mapping[str, int]) -> Gain:
-        """Return a gain; one that votes do not change stays as it is, with an interval that may need features."""
+    def _gain(self, finalist: Finalist, name: str, parents: Mapping[str, int]) -> Gain:
+        """Return a gain; one without votes is as the final found it, with an interval that may have needed features."""
         terms = self.terms[name]
         others = {letter: each for letter, each in parents.items() if not self.objective.is_compared(name, letter)}
         over = others or parents
-        voted = any(term.scorer == self.scores.name for term in terms)
-        if not voted and self.scores.better(over, terms) == before.parent:
-            return before
+        if not any(term.scorer == self.scores.name for term in terms):
+            return finalist.over_each[self.scores.better(over, terms)][name]
         return self.scores.gain(finalist.number, over, terms)

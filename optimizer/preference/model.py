@@ -3,9 +3,9 @@
 The model is that of Bradley and Terry (1952): a render of trial i is preferred to one of trial j with the probability
 1 / (1 + exp(u_j - u_i)), where u are the utilities in log-odds. "Equal" and "both bad" count as half a vote for either.
 Utilities have a normal prior with mean 0, under which trials with like ratios have like utilities. How far utilities
-lie apart, and how smooth they are, is not known: the posterior is the average over several priors, each weighted by
-how well it explains the votes (the evidence). So few votes, or votes at random, move nothing far. For each prior the
-posterior is approximated by a normal one at its mode (Laplace).
+lie apart is not known: the posterior is the average over several priors, each weighted by how well it explains the
+votes (the evidence). So few votes, or votes at random, move nothing far. For each prior the posterior is approximated
+by a normal one at its mode (Laplace).
 
 Notation: n trials, m comparisons; u [n].
 """
@@ -29,10 +29,10 @@ Integers = NDArray[np.int64]
 # Standard deviations of the prior that are tried, in log-odds. With the smallest, every pair is nearly even; with the
 # largest, the better of two typical trials is preferred in 98 of 100 votes.
 SPREADS: Final = (0.1, 0.3, 0.6, 1.0, 1.6, 2.8)
-# Length scales of the ratios that are tried, in the distance between opposite corners of the search space; None: what
-# a trial is liked for says nothing of its neighbours.
-LENGTHS: Final = (None, 0.15, 0.4)
-SMOOTH: Final = 0.9  # share of the prior's variance that trials with like ratios have in common
+# Length scale of the ratios, in the distance between opposite corners of the search space: the median of the prior that
+# the depth-aware sampler has for it. Too few votes are cast to learn another.
+LENGTH: Final = 0.4
+OWN: Final = 1e-6  # share of the prior's variance that is a trial's own; merges of the same ratios look the same
 MOST_STEPS: Final = 100  # of Newton's method; it takes fewer than ten
 CLOSE: Final = 1e-9  # log-odds; a step that is smaller ends it
 
@@ -100,8 +100,8 @@ def fit(votes: Sequence[Vote], numbers: Sequence[int], points: Mapping[int, Floa
     """
     compared = comparisons(votes, {number: index for index, number in enumerate(numbers)})
     apart = _distances(numbers, points or {})
-    lengths = LENGTHS if np.isfinite(apart).sum() > len(numbers) else (None,)
-    fits = [_fit(compared, spread**2 * _correlation(apart, length)) for spread in SPREADS for length in lengths]
+    alike = _correlation(apart)
+    fits = [_fit(compared, spread**2 * alike) for spread in SPREADS]
     weights = np.exp([evidence for _, _, evidence in fits] - np.max([evidence for _, _, evidence in fits]))
     weights /= weights.sum()
     mean = np.einsum("p,pn->n", weights, np.array([mean for mean, _, _ in fits]))
@@ -125,10 +125,11 @@ def _distances(numbers: Sequence[int], points: Mapping[int, Floats]) -> Floats:
     return apart
 
 
-def _correlation(apart: Floats, length: float | None) -> Floats:
-    """Return the correlation of utilities under a prior [n, n]: of a squared exponential and of each trial's own."""
-    own = np.eye(len(apart))
-    return own if length is None else SMOOTH * np.exp(-0.5 * np.square(apart / length)) + (1 - SMOOTH) * own
+def _correlation(apart: Floats) -> Floats:
+    """Return the correlation of utilities under the prior [n, n]: the Matern-5/2 kernel of their distances [n, n]."""
+    scaled = math.sqrt(5) / LENGTH * np.where(np.isfinite(apart), apart, 0.0)
+    smooth = np.where(np.isfinite(apart), (1 + scaled + np.square(scaled) / 3) * np.exp(-scaled), 0.0)
+    return np.asarray((1 - OWN) * smooth + OWN * np.eye(len(apart)))
 
 
 def comparisons(votes: Sequence[Vote], index: Mapping[int, int]) -> Comparisons:

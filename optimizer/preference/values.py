@@ -20,6 +20,7 @@ from optimizer.trial.stored_scores import trial_scores
 from studies.records.judgements import load_judgements
 from studies.records.optuna_studies import optuna_study_id
 from studies.records.preferences import JudgedTrial, store_judged
+from studies.records.stored_studies import reread
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
@@ -27,12 +28,17 @@ from studies.records.votes import Vote
 
 
 def refresh_preference(records: StudyRecords) -> None:
-    """Compute the preference of every complete trial from the votes, and store it; nothing for other studies."""
+    """Compute the preference of every complete trial from the votes, and store it; nothing for other studies.
+
+    Raises:
+        StudyMissingError: the study was deleted, or its trials in the dashboard.
+    """
     name = records.study.spec.voted
     if name is None:
         return
-    optuna_id = optuna_study_id(records)
     while True:
+        records = reread(records)  # somebody may have given it another name
+        optuna_id = optuna_study_id(records)
         votes = load_judgements(records)
         trials = [trial for trial in load_trials(records) if trial.is_whole]
         if not trials:
@@ -72,8 +78,7 @@ def _as_judged(
         if error is not None:
             errors[name] = error
     return JudgedTrial(
-        id=trial.id,
-        number=trial.number,
+        trial=trial,
         preference=means[scores.name],
         objectives=objective.values(means),
         gains=gains,

@@ -34,6 +34,7 @@ from studies.errors import SpecError
 from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.recipe.recipe import BakedVae, Parent
 from studies.records.values import ParentFile
+from studies.spec.preference import preference_notes
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteSettings
 
@@ -122,7 +123,7 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     if spec.suite.prediction == "auto":
         called = filter(None, map(unmarked_flow_note, checkpoints))
         notes += [f"{note}: if it follows a flow, write `suite: {{prediction: flow}}`" for note in called]
-    notes += [*constraint_notes(spec), *shape_notes(spec)]
+    notes += [*constraint_notes(spec), *shape_notes(spec), *preference_notes(spec)]
     notes += [*prompts.notes, *suite_loras.notes, *_counted_twice(ingredients, suite_loras)]
     notes += [note for name, info in infos.items() for note in info.notes(len(spec.suite.looked_at_by(name)))]
     return Plan(

@@ -155,6 +155,7 @@ class ProbesFirst(BaseSampler):
     Args:
         copied: number of trials copied from another study; the probes follow them.
         current: gives the study with the values that its trials have now; None: they are those that Optuna has.
+        smoothed: whether these values are smoothed already, as those of votes are.
     """
 
     def __init__(
@@ -164,9 +165,11 @@ class ProbesFirst(BaseSampler):
         probes: Sequence[Probe],
         copied: int = 0,
         current: Callable[[Study], Study] | None = None,
+        *,
+        smoothed: bool = False,
     ) -> None:
         self._settings, self._probes, self._search_space = settings, probes, space
-        self._copied, self._current = copied, current
+        self._copied, self._current, self._smoothed = copied, current, smoothed
         self._space = distributions(space)
         self._inner: BaseSampler | None = None
 
@@ -198,7 +201,7 @@ class ProbesFirst(BaseSampler):
             study = self._current(study)
         self._inner.before_trial(study, trial)
         if isinstance(self._inner, DepthGPSampler):
-            return self._inner.propose(study, trial)
+            return self._inner.propose(study, trial, smoothed=self._smoothed)
         proposal = self._inner.sample_relative(study, trial, self._joint_space(self._inner, study, trial))
         for name, distribution in self._space.items():
             if name not in proposal:

@@ -38,5 +38,6 @@ def votes_missing(records: StudyRecords, trials: Sequence[StoredTrial]) -> int:
     spec = records.study.spec
     if not (spec.by_votes_alone and spec.final.top):
         return 0
-    merges, voted = whole_merges(trials), judged_trials(records)
+    objective, voted = Objective.of_study(records.study), judged_trials(records)
+    merges = [trial for trial in whole_merges(trials) if is_feasible(trial, objective)]
     return max(0, min(spec.final.top, len(merges)) - sum(trial.number in voted for trial in merges))

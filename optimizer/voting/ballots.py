@@ -27,7 +27,7 @@ class Ballots(StudyQuestions):
     waiting: Final = f"there are no two finished trials with stored renders yet: {LOOKS_AGAIN}"
 
     def __init__(self, records: StudyRecords, artifacts: Artifacts, random: np.random.Generator | None = None) -> None:
-        super().__init__(records, artifacts, lambda: load_candidates(records, artifacts), random)
+        super().__init__(records, artifacts, lambda now: load_candidates(now, artifacts), random)
 
     @property
     def explanation(self) -> str:
@@ -36,17 +36,17 @@ class Ballots(StudyQuestions):
 
     def ask(self, person: str) -> Question | None:
         """Return the next pair for a person; None where there are no two renders to compare yet."""
-        candidates = self._candidates.load()
+        records, candidates = self._now, self._candidates.load()
         if len(candidates.trials) < 2:
             return None
         held_out = candidates.held_out
-        votes = load_votes(self._records, held_out=held_out)
+        votes = load_votes(records, held_out=held_out)
         preference = fit(votes, candidates.numbers, candidates.points)
         with self._lock:
             pair = self._pair(candidates, preference, votes)
         if pair is None:
             return None
-        shown = show_pair(self._records, person, pair.item, pair.left, pair.right, held_out=held_out)
+        shown = show_pair(records, person, pair.item, pair.left, pair.right, held_out=held_out)
         return self._question(shown, votes)
 
     def _pair(self, candidates: Candidates, preference: Preference, votes: Sequence[Vote]) -> Pair | None:
@@ -64,7 +64,10 @@ class Ballots(StudyQuestions):
         return render_png(self._records, self._artifacts, number, vote.item, held_out=vote.held_out)
 
     def answer(self, token: str, answer: str) -> bool:
-        """Store a vote, and what follows for the study's objective or final; False where the vote's pair is gone."""
+        """Store a vote, and what follows for the study's objective or final; False where the vote's pair is gone.
+
+        The vote is stored even where what follows cannot be: it is computed anew with the next one.
+        """
         stored = cast_vote(self._records, token, cast("Verdict", answer))
         if stored:
             self._refresh()
@@ -72,15 +75,17 @@ class Ballots(StudyQuestions):
 
     def undo(self, person: str) -> Question | None:
         """Take back the last vote of a person, and return its pair; None where there is none."""
-        vote = take_back(self._records, person)
+        records = self._now
+        vote = take_back(records, person)
         if vote is None:
             return None
         self._refresh()
-        return self._question(vote, load_votes(self._records, held_out=vote.held_out))
+        return self._question(vote, load_votes(records, held_out=vote.held_out))
 
     def _refresh(self) -> None:
-        refresh_preference(self._records)
-        refresh_final(self._records)
+        with self._reported():
+            refresh_preference(self._records)
+            refresh_final(self._records)
 
     def _question(self, vote: Vote, votes: Sequence[Vote]) -> Question:
         people = [each.person for each in votes]

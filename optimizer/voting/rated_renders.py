@@ -31,7 +31,7 @@ class RatedRenders(StudyQuestions):
     waiting: Final = f"there is no finished trial with stored renders yet: {LOOKS_AGAIN}"
 
     def __init__(self, records: StudyRecords, artifacts: Artifacts, random: np.random.Generator | None = None) -> None:
-        super().__init__(records, artifacts, lambda: load_searched(records), random)
+        super().__init__(records, artifacts, load_searched, random)
 
     @property
     def explanation(self) -> str:
@@ -40,8 +40,8 @@ class RatedRenders(StudyQuestions):
 
     def ask(self, person: str) -> Question | None:
         """Return a render for a person, one of those that they rated least often; None where there is none yet."""
-        items = self._candidates.load().items
-        ratings = load_ratings(self._records)
+        records, items = self._now, self._candidates.load().items
+        ratings = load_ratings(records)
         own = Counter((each.number, each.item) for each in ratings if each.person == person)
         renders = [(number, item) for number, shown in items.items() for item in sorted(shown)]
         if not renders:
@@ -50,7 +50,7 @@ class RatedRenders(StudyQuestions):
         open_renders = [render for render in renders if own[render] == least]
         with self._lock:
             number, item = open_renders[self._random.integers(len(open_renders))]
-        return self._question(show_render(self._records, person, item, number), ratings)
+        return self._question(show_render(records, person, item, number), ratings)
 
     def image(self, token: str, side: str) -> bytes | None:
         """Return the render, which is on the left: see `Questions`."""
@@ -63,16 +63,21 @@ class RatedRenders(StudyQuestions):
         """Store a rating, and what follows for the study's objective; False where its render is gone."""
         stored = store_rating(self._records, token, int(answer))
         if stored:
-            refresh_preference(self._records)
+            self._refresh()
         return stored
 
     def undo(self, person: str) -> Question | None:
         """Take back the last rating of a person, and return its render; None where there is none."""
-        rating = take_rating_back(self._records, person)
+        records = self._now
+        rating = take_rating_back(records, person)
         if rating is None:
             return None
-        refresh_preference(self._records)
-        return self._question(rating, load_ratings(self._records))
+        self._refresh()
+        return self._question(rating, load_ratings(records))
+
+    def _refresh(self) -> None:
+        with self._reported():
+            refresh_preference(self._records)
 
     def _question(self, shown: Rating, ratings: Sequence[Rating]) -> Question:
         return self._asked(shown.token, shown.item, shown.person, [each.person for each in ratings], "rating")

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from optimizer.preference.model import Floats, Lead, Tally, fit, tally
 from optimizer.preference.points import points_of
+from optimizer.trial.objective import SINGLE
 from optimizer.voting.mean_ratings import MeanRating, mean_ratings
+from studies.records.finals import load_final
 from studies.records.judgements import rated_pairs
 from studies.records.ratings import load_ratings
 from studies.records.stored_trials import load_trials
@@ -41,11 +43,19 @@ class Standings:
 
 
 def load_final_standings(records: StudyRecords) -> Standings:
-    """Read the votes on the final's renders, and work out what they say; no rows where there are none."""
-    votes = load_votes(records, held_out=True)
-    trials = {trial.number: trial for trial in load_trials(records) if trial.is_whole}
+    """Read the votes on the renders of the present final, and work out what they say; no rows where there are none.
+
+    Leads are over the parent that the final compares with.
+    """
+    final = load_final(records)
+    scored = {} if final is None else {each.number: each for each in final.finalists if each.failure is None}
+    votes = [vote for vote in load_votes(records, held_out=True) if {vote.left, vote.right} <= scored.keys()]
+    trials = {trial.number: trial for trial in load_trials(records) if trial.number in scored}
+    letters = {each.held_out[SINGLE].parent for each in scored.values() if SINGLE in each.held_out}
+    over = next((number for number, each in scored.items() if each.origin.parent in letters), None)
     people = tuple(dict.fromkeys(vote.person for vote in votes))
-    return Standings(rows=tuple(_compared(votes, (), trials, {}, {})), votes=len(votes), ratings=0, people=people)
+    rows = _compared(votes, (), trials, {}, {}, over)
+    return Standings(rows=tuple(rows), votes=len(votes), ratings=0, people=people)
 
 
 def load_standings(records: StudyRecords) -> Standings:
@@ -71,6 +81,7 @@ def _compared(
     trials: Mapping[int, StoredTrial],
     points: Mapping[int, Floats],
     means: Mapping[int, MeanRating],
+    over: int | None = None,
 ) -> list[Standing]:
     """Return the trials that were compared with others, the most preferred first.
 
@@ -78,6 +89,7 @@ def _compared(
         rated: what ratings say, as votes.
         points: number -> the trial's ratios, scaled to 0..1 by their bounds [d].
         means: number -> the mean of its ratings.
+        over: number of the parent that leads are over; None: the most preferred.
     """
     counts = Counter(number for vote in votes for number in (vote.left, vote.right))
     numbers = counts.keys() | {number for vote in rated for number in (vote.left, vote.right)}
@@ -86,7 +98,8 @@ def _compared(
         return []
     preference = fit((*votes, *rated), tuple(trial.number for trial in compared), points)
     ranked = preference.ranked
-    parent = next((number for number in ranked if trials[number].origin.parent is not None), None)
+    preferred = next((number for number in ranked if trials[number].origin.parent is not None), None)
+    parent = over if over in ranked else preferred
     return [
         Standing(
             number=number,

@@ -43,13 +43,14 @@ class TrialOrder:
             copied=len(copies),
         )
 
-    def sampler(self, current: Callable[[Study], Study] | None = None) -> ProbesFirst:
+    def sampler(self, current: Callable[[Study], Study] | None = None, *, smoothed: bool = False) -> ProbesFirst:
         """Make the sampler that Optuna asks for parameters.
 
         Args:
             current: as `ProbesFirst` takes it.
+            smoothed: as `ProbesFirst` takes it.
         """
-        return ProbesFirst(self.settings, self.space, self.probes, self.copied, current)
+        return ProbesFirst(self.settings, self.space, self.probes, self.copied, current, smoothed=smoothed)
 
     def probe(self, number: int) -> Probe | None:
         """Return the probe for a trial's number; None where the sampler proposes the trial."""

@@ -83,7 +83,7 @@ class TrialQueue:
         self._cached_trials, self._reporter, self._settle = cached_trials, reporter, settle
         self._distributions = distributions(order.space)
         current = None if records.study.spec.voted is None else functools.partial(as_voted, records)
-        self._optuna = optuna_study(records, order.sampler(current))
+        self._optuna = optuna_study(records, order.sampler(current, smoothed=records.study.spec.by_votes_alone))
         self._optuna_id = self._optuna._study_id  # noqa: SLF001 - the storage wants it
 
     def claim(self, heartbeat: Heartbeat) -> ClaimedTrial | NoTrial:

@@ -101,7 +101,7 @@ class TrialRecorder:
     def settle(self, trial: Trial) -> StoredTrial:
         """Do everything that follows once a trial's outcome is stored. Doing it twice is harmless."""
         self._gains.fill_gains(trial.number)
-        refresh_preference(self._records)
+        refresh_preference(self._records)  # so that the note and the sheet have the value of now
         self._retention.remove_unwanted()
         stored = self._gains.stored_trial(trial.number)
         self._gains.describe(stored)
@@ -112,6 +112,7 @@ class TrialRecorder:
             if stored.estimated:
                 trial.set_user_attr(ESTIMATE_KEY, {"images": stored.rendered, "incumbent": stored.incumbent})
             self._tell(trial, stored)
+        refresh_preference(self._records)  # a vote that came in between has changed ours, and Optuna had no value yet
         return stored
 
     def settle_abandoned(self, trial: Trial) -> StoredTrial:

@@ -32,6 +32,8 @@ class Finalist:
     constrained: Mapping[str, Mean] = field(default_factory=dict)  # scorer that has a constraint -> its held-out mean
     in_sample: Mapping[str, Gain] = field(default_factory=dict)  # as during the search
     held_out: Mapping[str, Gain] = field(default_factory=dict)  # empty for parents
+    over_each: Mapping[str, Mapping[str, Gain]] = field(default_factory=dict)
+    """Letter of a parent -> the held-out gains over it without votes, in a study that asks for votes."""
     chosen: bool = False
     failure: str | None = None  # why it has no scores
 
@@ -136,6 +138,7 @@ def _row(study: StoredStudy, final: Final, position: int, finalist: Finalist) ->
         "constrained": {name: [mean.value, mean.low, mean.high] for name, mean in finalist.constrained.items()},
         "in_sample": _plain(finalist.in_sample),
         "held_out": _plain(finalist.held_out),
+        "over_each": {letter: _plain(gains) for letter, gains in finalist.over_each.items()},
         "chosen": finalist.chosen,
         "failure": finalist.failure,
         "suite_digest": final.suite_digest,
@@ -178,6 +181,7 @@ def _finalist(row: sa.Row[Any]) -> Finalist:
         },
         in_sample=_gains(mapping(row.in_sample)),
         held_out=_gains(mapping(row.held_out)),
+        over_each={letter: _gains(gains) for letter, gains in mapping(row.over_each or {}).items()},
         chosen=row.chosen,
         failure=row.failure,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from studies.errors import StudyMissingError
 from studies.records import tables
 from studies.records.database import Database
 from studies.records.values import StoredStudy
@@ -20,9 +21,21 @@ class StudyRecords:
     study: StoredStudy  # as it was when it was read
 
 
-def lock_study(connection: Connection, study: StoredStudy) -> None:
+def lock_study(connection: Connection, study: StoredStudy) -> str:
     """Let nobody else replace what follows from this study's votes or its final, until the transaction ends.
 
-    A server would let two in at once; SQLite lets one write at a time anyway.
+    It writes, because SQLite takes its lock with the first write: what is read afterwards holds until the end.
+
+    Returns:
+        The study's name by now.
+
+    Raises:
+        StudyMissingError: it was deleted meanwhile.
     """
-    connection.execute(sa.select(tables.studies.c.id).where(tables.studies.c.id == study.id).with_for_update())
+    studies = tables.studies
+    this = sa.and_(studies.c.id == study.id, studies.c.key == study.key)  # SQLite gives the last study's id away again
+    connection.execute(studies.update().where(this).values(id=studies.c.id))
+    name = connection.execute(sa.select(studies.c.name).where(this)).scalar()
+    if name is None:
+        raise StudyMissingError(f"study {study.name!r} was deleted meanwhile")
+    return str(name)

@@ -128,6 +128,7 @@ finals = Table(
     Column("constrained", JSON),  # scorer that has a constraint -> [mean, low, high of its 95 % interval]
     Column("in_sample", JSON, nullable=False),  # gains during the search, as in mergetune_trials
     Column("held_out", JSON, nullable=False),  # gains on the held-out suite
+    Column("over_each", JSON),  # letter of a parent -> gains over it, where votes may make another parent the better
     Column("chosen", Boolean, nullable=False),
     Column("failure", Text),  # why it has no scores
     Column("suite_digest", String(64), nullable=False),  # of the held-out suite

@@ -6,6 +6,8 @@ whoever looks next: a deletion that was cut off leaves what a start leaves that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
@@ -15,6 +17,7 @@ from basics.messages import counted
 from studies.errors import StudyBusyError
 from studies.files.artifacts import FEATURES, SHEET, Artifacts
 from studies.records import tables
+from studies.records.copied_judgements import copy_judgements
 from studies.records.copied_trials import CopiedTrial, CopiedTrials
 from studies.records.cut_off_starts import remove_cut_off_start
 from studies.records.optuna_studies import BEGINNING, optuna_study, optuna_study_id
@@ -109,15 +112,16 @@ def clone_study(records: StudyRecords, artifacts: Artifacts, name: str, *, trial
     """Store a study with the settings and parents of another one, paused.
 
     Args:
-        trials: whether it begins with the other's finished trials, with their scores and files.
+        trials: whether it begins with the other's finished trials, with their scores, files and votes.
 
     Raises:
         StudyExistsError: the name is taken.
     """
     spec = records.study.spec.model_copy(update={"study": name})
     study = optuna_study(records)
-    first = CopiedTrials(*_finished(records, study, artifacts)) if trials else None
-    return create_study(
+    whole = _finished(records, study) if trials else []
+    first = CopiedTrials(*_as_copied(records, study, whole, artifacts)) if trials else None
+    clone = create_study(
         records.database,
         spec,
         records.study.parents,
@@ -127,14 +131,21 @@ def clone_study(records: StudyRecords, artifacts: Artifacts, name: str, *, trial
         like=records.study,
         status="paused",
     )
+    copy_judgements(records, clone, {trial.number: number for number, trial in enumerate(whole)})
+    return clone
 
 
-def _finished(
-    records: StudyRecords, study: optuna.Study, artifacts: Artifacts
+def _finished(records: StudyRecords, study: optuna.Study) -> list[StoredTrial]:
+    """Return the finished trials of a study, in the order in which its clone has them."""
+    told = {each.number for each in study.get_trials(deepcopy=False)}
+    return [trial for trial in load_trials(records) if trial.is_whole and trial.number in told]
+
+
+def _as_copied(
+    records: StudyRecords, study: optuna.Study, whole: Sequence[StoredTrial], artifacts: Artifacts
 ) -> tuple[list[CopiedTrial], dict[str, BaseDistribution], Artifacts, SuiteSettings]:
     """Return what `CopiedTrials` takes: the finished trials of a study as those of its clone."""
     told = {each.number: each for each in study.get_trials(deepcopy=False)}
-    whole = [trial for trial in load_trials(records) if trial.is_whole and trial.number in told]
     distributions: dict[str, BaseDistribution] = {}
     for trial in whole:
         distributions |= told[trial.number].distributions

@@ -17,6 +17,7 @@ import yaml
 from checkpoints import random_tensors, write_checkpoint
 from command_line import Call, enter
 from safetensors.torch import save_file
+from slow_cases import first_fast
 
 from search_spaces.blocks import Architecture, places
 from studies.recipe.recipe import Operation, Parent, Recipe, Step, canonical_values
@@ -212,7 +213,7 @@ RECIPES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("recipe", "words"), RECIPES)
+@pytest.mark.parametrize(("recipe", "words"), first_fast(2, RECIPES))
 def test_a_recipe_that_is_no_merge_of_the_parents_is_refused(
     recipe: dict[str, Any], words: str, folder: Path, refused: Callable[..., str]
 ) -> None:
@@ -222,7 +223,7 @@ def test_a_recipe_that_is_no_merge_of_the_parents_is_refused(
     assert words in message
 
 
-@pytest.mark.parametrize("command", ["check", "start"])
+@pytest.mark.parametrize("command", first_fast(1, ["check", "start"]))
 def test_a_study_to_begin_with_that_cannot_be_used_is_told_in_one_line(
     command: str, database: Database, folder: Path, refused: Callable[..., str]
 ) -> None:
@@ -242,7 +243,7 @@ def test_a_check_tells_what_would_be_copied(database: Database, folder: Path, ca
     assert "the best merge is rendered anew, because the scores do not hold here (another machine" in outcome.out
 
 
-@pytest.mark.parametrize("command", ["check", "start"])
+@pytest.mark.parametrize("command", first_fast(1, ["check", "start"]))
 @pytest.mark.parametrize(("changes", "words"), BAD_SPECS, ids=[str(words[0]) for _, words in BAD_SPECS])
 def test_a_spec_that_cannot_be_run_is_refused(
     command: str, changes: dict[str, Any], words: list[str], folder: Path, refused: Callable[..., str]
@@ -266,7 +267,7 @@ BAD_PARENTS = [
 ]
 
 
-@pytest.mark.parametrize("command", ["check", "start"])
+@pytest.mark.parametrize("command", first_fast(1, ["start", "check"]))
 @pytest.mark.parametrize(("file", "words"), BAD_PARENTS)
 def test_a_parent_that_is_no_whole_checkpoint_is_named(
     command: str, file: str, words: list[str], folder: Path, refused: Callable[..., str]
@@ -497,7 +498,7 @@ def stored_budget(database: Database) -> tuple[int, str]:
     return records.study.spec.budget.trials, records.study.status
 
 
-@pytest.mark.parametrize("change", ["content", "gone"])
+@pytest.mark.parametrize("change", first_fast(1, ["content", "gone"]))
 @pytest.mark.parametrize(
     "command",
     [
@@ -566,7 +567,7 @@ def test_a_trial_that_does_not_exist_is_not_exported(trial: str, refused: Callab
 
 
 @pytest.mark.usefixtures("database")
-@pytest.mark.parametrize("trial", ["first", "-1", "1.5", "", "²"])
+@pytest.mark.parametrize("trial", first_fast(2, ["first", "-1", "1.5", "", "²"]))
 def test_what_is_no_trial_number_is_refused(trial: str, refused: Callable[..., str]) -> None:
     assert "--trial takes a number or best" in refused("export", "portraits", f"--trial={trial}")
 

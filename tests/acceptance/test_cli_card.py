@@ -95,6 +95,7 @@ def test_files_of_a_card_are_never_replaced_by_accident(tmp_path: Path, call: Ca
         (tmp_path / name).unlink()
 
 
+@pytest.mark.slow
 def test_with_force_a_card_is_replaced(tmp_path: Path, call: Call) -> None:
     (tmp_path / "best.md").write_text("old")
     call("--trial", "0", "-o", "best.safetensors", "--card", "--force", code=0)
@@ -124,6 +125,7 @@ def test_lost_pictures_are_told_and_left_out(made: Path, tmp_path: Path, call: C
     assert "of an earlier card, and not of this merge: best-2.png" in told
 
 
+@pytest.mark.slow
 def test_renders_of_the_final_are_shown_where_the_search_kept_none(made: Path, tmp_path: Path, call: Call) -> None:
     records = open_study(open_database(f"sqlite:///{made}/study.db", create=False), "short")
     drop_files(records, load_trials(records)[0])

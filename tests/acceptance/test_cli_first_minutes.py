@@ -163,6 +163,7 @@ def in_a_terminal(folder: Path, answers: str, *arguments: str) -> str:
     return shown.decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_is_asked_and_asked_again(folder: Path) -> None:
     answers = ["animals.safetensors", "lost.safetensors", "foods.safetensors", "", "", "", "many", "3", "asked.yaml"]
     shown = in_a_terminal(folder, "\n".join(answers) + "\n", "init", "--no-measure")
@@ -191,5 +192,6 @@ def test_a_scorer_that_needs_more_images_than_a_batch_is_named(folder: Path, cal
     assert "likeness needs more images than a batch has" in told
 
 
+@pytest.mark.slow
 def test_a_line_says_that_libraries_are_loaded(folder: Path) -> None:
     assert "loading torch" in in_a_terminal(folder, "", "inspect", "animals.safetensors", "--no-check")

@@ -319,6 +319,7 @@ def test_what_only_one_file_has_is_named(told: Callable[..., dict[str, Any]], ca
     assert f"{key} (32 in A, 7 in B)" in out
 
 
+@pytest.mark.slow
 def test_a_place_that_is_not_finite_has_no_number(
     told: Callable[..., dict[str, Any]], call: Call, tmp_path: Path
 ) -> None:
@@ -377,6 +378,7 @@ def test_a_comparison_that_cannot_be_made_is_refused(
         assert word in message
 
 
+@pytest.mark.slow
 def test_the_program_itself_prints_the_json_alone(models: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "optimizer.cli", "diff", models / "a.safetensors", models / "b.safetensors", "--json"],

@@ -116,6 +116,7 @@ class TestBake:
         assert [parent["name"] for parent in recipe["parents"]] == ["a"]
         assert metadata["modelspec.title"] == "baked"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "suffix", ["pt", "ckpt", *(pytest.param(end, marks=pytest.mark.slow) for end in ("pth", "bin"))]
     )
@@ -129,6 +130,7 @@ class TestBake:
         assert wanted.keys() == got.keys()
         assert all(torch.equal(got[key], tensor) for key, tensor in wanted.items())
 
+    @pytest.mark.slow
     def test_an_adapter_of_peft_goes_in_at_its_own_strength_and_says_so(self, call: Call, folder: Path) -> None:
         tensors = load_file(folder / "words.safetensors")
         adapter = folder / "adapter"
@@ -153,6 +155,7 @@ class TestBake:
 
 
 class TestExtract:
+    @pytest.mark.slow
     @pytest.mark.parametrize("naming", [pytest.param("kohya", marks=pytest.mark.slow), "diffusers"])
     def test_the_whole_difference_baked_onto_a_gives_bs_layers(self, call: Call, folder: Path, naming: str) -> None:
         done = call(

@@ -17,6 +17,7 @@ import yaml
 from command_line import Call, caller, enter, run_program
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from slow_cases import first_fast, slow_but
 from torch import Tensor
 
 import studies
@@ -153,6 +154,7 @@ class TestByHand:
         first, made = load_file("a.safetensors"), load_file("o.safetensors")
         assert all(torch.equal(made[key], tensor) for key, tensor in first.items())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("marks", "says", "words"),
         [
@@ -180,6 +182,7 @@ class TestByHand:
         call("merge", "o.safetensors", "-o", "again.safetensors", "--models", ".")
         assert sha256(folder / "again.safetensors") == sha256(folder / "o.safetensors")
 
+    @pytest.mark.slow
     def test_a_flow_keeps_its_shift_and_one_that_is_only_called_so_is_a_note(self, folder: Path, call: Call) -> None:
         flow = {"modelspec.prediction_type": "flow", "mergetune.shift": "6"}
         save_file(load_file("a.safetensors"), "flow.safetensors", flow)
@@ -213,17 +216,20 @@ class TestByHand:
 
 @pytest.mark.parametrize(
     ("changes", "meant"),
-    [
-        ({"ratio": 50}, "did you mean 0.5?"),
-        ({"values": {"B": {"M00": 0.5, "OUT*": -30}}}, "did you mean -0.3?"),
-        ({"ratio": ",".join(["0.5"] * 25 + ["7"])}, "is 7 in OUT11, far beyond -1 to 2: did you mean 0.7?"),
-        ({"values": {"B": {"preset": "GRAD_V", "base": 25}}}, "did you mean 0.25?"),
-        (
-            {"steps": [{"method": "add_difference", "inputs": ["A", "B", "C"], "values": {"difference": 100}}]},
-            "mean 1?",
-        ),
-        ({"ratio": 0.5, "loras": [{"path": "style.safetensors", "weight": {"IN*": 80}}]}, "did you mean 0.8?"),
-    ],
+    first_fast(
+        2,
+        [
+            ({"ratio": 50}, "did you mean 0.5?"),
+            ({"ratio": 0.5, "loras": [{"path": "style.safetensors", "weight": {"IN*": 80}}]}, "did you mean 0.8?"),
+            ({"values": {"B": {"M00": 0.5, "OUT*": -30}}}, "did you mean -0.3?"),
+            ({"ratio": ",".join(["0.5"] * 25 + ["7"])}, "is 7 in OUT11, far beyond -1 to 2: did you mean 0.7?"),
+            ({"values": {"B": {"preset": "GRAD_V", "base": 25}}}, "did you mean 0.25?"),
+            (
+                {"steps": [{"method": "add_difference", "inputs": ["A", "B", "C"], "values": {"difference": 100}}]},
+                "mean 1?",
+            ),
+        ],
+    ),
 )
 def test_numbers_that_no_merge_uses_are_refused_unless_the_user_insists(
     folder: Path, call: Call, changes: dict[str, Any], meant: str
@@ -265,6 +271,7 @@ class TestAgain:
         assert said.err == ""
         assert sha256(tmp_path / "again.safetensors") == sha256(merged)
 
+    @pytest.mark.slow
     def test_files_may_be_named_one_by_one_and_are_checked(self, merged: Path, folder: Path, call: Call) -> None:
         lora, vae = ("--lora", "style=style.safetensors"), ("--vae", "vae.safetensors")
         where = ("--parent", "A=a.safetensors", "--parent", "B=b.safetensors", *lora, *vae)
@@ -285,7 +292,7 @@ class TestAgain:
             assert f"{what}, sha256 {sha256(folder / f'{name}.safetensors')})" in refused.err
         assert "parent B" not in refused.err
 
-    @pytest.mark.parametrize("source", ["merged", "chain.yaml"])
+    @pytest.mark.parametrize("source", slow_but(["merged", "chain.yaml"], "chain.yaml"))
     def test_show_prints_a_recipe_file_that_gives_the_same_tensors(
         self, source: str, merged: Path, folder: Path, call: Call
     ) -> None:
@@ -306,7 +313,9 @@ class TestAgain:
         assert [step["method"] for step in shown["steps"]] == ["slerp", "dare_linear"]
         assert (shown["steps"][1]["seed"], shown["steps"][1]["values"]) == (7, {"B": 0.3, "density": 0.4})
 
-    @pytest.mark.parametrize("words", ["r.yaml", "half.safetensors --models .", "half.safetensors --parent"])
+    @pytest.mark.parametrize(
+        "words", first_fast(2, ["r.yaml", "half.safetensors --models .", "half.safetensors --parent"])
+    )
     def test_a_file_that_changes_after_it_was_hashed_is_refused(
         self, words: str, folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -327,6 +336,7 @@ class TestAgain:
         assert re.search(r"parent B \(.*own.safetensors\) has changed since it was opened", refused.err)
         assert not (folder / "out.safetensors").exists()
 
+    @pytest.mark.slow
     def test_another_dtype_is_another_file_with_its_own_recipe(self, merged: Path, folder: Path, call: Call) -> None:
         call("merge", merged, "-o", "wide.safetensors", "--models", ".", "--dtype", "fp32")
         assert json.loads(metadata(folder / "wide.safetensors")["mergetune.recipe"])["dtype"] == "fp32"
@@ -335,6 +345,7 @@ class TestAgain:
             if tensor.dtype == torch.bfloat16:
                 torch.testing.assert_close(wide[key].bfloat16(), tensor)
 
+    @pytest.mark.slow
     def test_a_file_of_another_device_is_made_with_a_warning(self, folder: Path, call: Call) -> None:
         (folder / "r.yaml").write_text("parents: [a.safetensors, b.safetensors]\nratio: 0.5\n")
         call("merge", "r.yaml", "-o", "here.safetensors")
@@ -388,6 +399,7 @@ class TestOfAStudy:
         assert f"equal to {EXPORT}, bit for bit" in said.out
         assert sha256(here / "again.safetensors") == sha256(here / EXPORT)
 
+    @pytest.mark.slow
     def test_a_trials_recipe_is_a_file_that_gives_the_exports_tensors(
         self, here: Path, files: Path, call: Call
     ) -> None:
@@ -426,10 +438,12 @@ class TestFilesOfARecipeThatMoved:
             shutil.copy(files / f"{name}.safetensors", folder / "new" / "deep" / f"{index}.safetensors")
         return folder / "before.safetensors"
 
+    @pytest.mark.slow  # renamed models are found by the same code
     def test_are_found_by_their_content(self, moved: Path, folder: Path, call: Call) -> None:
         call("merge", "r.yaml", "-o", "again.safetensors", "--models", "new")
         assert same_tensors(folder / "again.safetensors", moved)
 
+    @pytest.mark.slow
     def test_are_found_where_other_files_have_their_names_now(
         self, moved: Path, files: Path, folder: Path, call: Call
     ) -> None:
@@ -438,6 +452,7 @@ class TestFilesOfARecipeThatMoved:
         call("merge", "r.yaml", "-o", "again.safetensors", "--models", "new")
         assert same_tensors(folder / "again.safetensors", moved)
 
+    @pytest.mark.slow
     def test_by_their_names_if_it_gives_no_sha256(self, files: Path, folder: Path, call: Call) -> None:
         (folder / "r.yaml").write_text("parents: [x/a.safetensors, x/b.safetensors]\nratio: 0.5\n")
         (folder / "new" / "more").mkdir(parents=True)

@@ -118,6 +118,7 @@ def rename_all(new: Path) -> None:
             path.rename(new / "deep" / f"{index}{path.suffix}")
 
 
+@pytest.mark.slow
 def test_each_command_names_the_option_and_takes_it(relocated: Path, call: Call) -> None:
     for command in (("study", "resume", "moved"), ("worker", "--study", "moved", "--until-done")):
         refused = call(*command, code=2)
@@ -200,6 +201,7 @@ def test_what_replaced_a_file_at_its_old_path_is_not_taken_for_it(place: Path, r
 
 
 class TestASpecFileThatMovedWithItsProject:
+    @pytest.mark.slow
     @pytest.mark.usefixtures("relocated")
     def test_resumes_the_study(self, call: Call) -> None:
         assert "3 trials complete, 0 failed" in call("study", "resume", "new/study.yaml", code=0).out
@@ -236,6 +238,7 @@ class TestASpecFileThatMovedWithItsProject:
         file.write_text(yaml.safe_dump(change(yaml.safe_load(file.read_text()))))
         assert told in call("study", "resume", file, code=2).err
 
+    @pytest.mark.slow
     def test_is_refused_where_a_recipe_says_something_else(self, relocated: Path, call: Call) -> None:
         recipe = relocated / "new" / "half.yaml"
         recipe.write_text(recipe.read_text().replace("0.5", "0.25"))
@@ -245,6 +248,7 @@ class TestASpecFileThatMovedWithItsProject:
         call("study", "resume", "new/study.yaml", code=0)
 
 
+@pytest.mark.slow
 def test_images_are_scored_again_though_the_parents_have_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:

@@ -25,6 +25,7 @@ LONG_SCORER = "sharpness_of_every_picture_as_it_was_measured_on_the_twelfth_of_m
 CHANGES = {**SMALL, "budget": {"trials": 3}, "probes": {"uniform": [0.5], "profiles": 0}}
 
 
+@pytest.mark.slow
 def test_what_is_piped_has_whole_names_on_its_lines(folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     parents = []
@@ -102,6 +103,7 @@ def test_names_in_a_spec_show_all_that_is_in_them(place: str, folder: Path) -> N
         parse_spec(yaml.safe_dump(short_spec(**changed("sharp\u200bness"))), base_dir=folder)
 
 
+@pytest.mark.slow
 def test_files_of_a_mac_and_names_typed_on_one_are_found(folder: Path, call: Call) -> None:
     parents = []
     for name in ("animals", "foods"):

@@ -95,9 +95,8 @@ def test_what_is_rendered_already_is_not_rendered_again(folder: Path, call: Call
     assert len(re.findall(r"sharpness \d", page(folder))) == 3
 
 
-@pytest.mark.parametrize(
-    "change", ["a scorer", *(pytest.param(one, marks=pytest.mark.slow) for one in ("steps", "a parent"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["a scorer", "steps", "a parent"])
 def test_a_changed_spec_or_parent_does_not_use_what_was_rendered(
     folder: Path, call: Call, spec: Path, change: str
 ) -> None:
@@ -139,6 +138,7 @@ def test_a_plot_that_is_killed_goes_on_where_it_was(folder: Path, call: Call) ->
     assert not list(folder.glob("**/*.part")), "what the killed process has left is removed"
 
 
+@pytest.mark.slow
 def test_permutations_have_the_parents_among_them(folder: Path, call: Call, spec: Path) -> None:
     done = call("plot", spec, "--permute", "--images", "1", code=0)
     assert "16 cells of 1 image to render, 16 merges" in squeezed(done)
@@ -147,6 +147,7 @@ def test_permutations_have_the_parents_among_them(folder: Path, call: Call, spec
     assert "B A B" in text
 
 
+@pytest.mark.slow
 def test_an_ablation_says_how_far_each_block_is_and_sorts_them(folder: Path, call: Call) -> None:
     scorers = {"clip_score": short_spec()["scorers"]["clip_score"]}
     changes = {**QUICK, "scorers": scorers, "objective": {"clip_score": None}}
@@ -163,6 +164,7 @@ def test_an_ablation_says_how_far_each_block_is_and_sorts_them(folder: Path, cal
     assert levels[0] > 0
 
 
+@pytest.mark.slow
 def test_a_study_is_plotted_from_its_best_or_a_trial(folder: Path, call: Call) -> None:
     study = begin(folder, {**QUICK, "budget": {"trials": 5}})
     study.run()
@@ -174,6 +176,7 @@ def test_a_study_is_plotted_from_its_best_or_a_trial(folder: Path, call: Call) -
     assert "no trial 99" in refused.err
 
 
+@pytest.mark.slow
 def test_set_scorers_with_too_few_images_are_left_out_with_a_note(folder: Path, call: Call) -> None:
     changes = {**QUICK, "scorers": {"sharpness": None, "likeness": short_spec()["scorers"]["likeness"]}}
     suite = {**QUICK["suite"], "seeds": list(range(8))}
@@ -237,6 +240,7 @@ def test_what_does_not_fit_into_memory_is_refused_before_anything_is_loaded(
     assert not list(folder.glob("*.cells"))
 
 
+@pytest.mark.slow
 def test_slips_are_told_before_torch_is_imported(folder: Path, spec: Path) -> None:
     program = (
         "import sys; from optimizer.cli import main; sys.argv = ['mergetune', 'plot', *sys.argv[1:]]\n"

@@ -11,6 +11,7 @@ import torch
 from checkpoints import random_tensors
 from command_line import Call, caller, enter
 from safetensors.torch import load_file, save_file
+from slow_cases import first_fast
 from torch import Tensor
 
 LAYER = "model.diffusion_model.middle_block.1.proj_in.weight"
@@ -63,10 +64,8 @@ class TestBake:
     @pytest.mark.parametrize(
         ("dtype", "share", "advice"),
         [
-            ("fp8", 0.01, "fp16"),
-            pytest.param("fp8", 0.03, "fp16", marks=pytest.mark.slow),
-            pytest.param("bf16", 0.001, "fp16", marks=pytest.mark.slow),
             ("fp16", 0.0001, "fp32"),
+            *first_fast(0, [("fp8", 0.01, "fp16"), ("fp8", 0.03, "fp16"), ("bf16", 0.001, "fp16")]),
         ],
     )
     def test_the_share_that_is_in_the_file_is_told_with_a_dtype_that_keeps_more(
@@ -90,8 +89,7 @@ class TestBake:
         ("dtype", "share"),
         [
             ("fp8", 0.5),
-            ("fp32", 1e-5),
-            *(pytest.param(*case, marks=pytest.mark.slow) for case in (("bf16", 0.02), ("fp16", 0.01))),
+            *first_fast(0, [("fp32", 1e-5), ("bf16", 0.02), ("fp16", 0.01)]),
         ],
     )
     def test_nothing_is_said_of_a_change_that_arrives(self, call: Call, dtype: str, share: float) -> None:
@@ -99,6 +97,7 @@ class TestBake:
         done = call("lora", "bake", f"a-{dtype}.safetensors", "style.safetensors", "-o", "baked.safetensors", code=0)
         assert "what the merge changes" not in done.out
 
+    @pytest.mark.slow
     def test_a_change_below_the_rounding_of_a_wider_checkpoint_is_told_as_that(self, call: Call) -> None:
         change_of(0.0001)
         arguments = ("a-fp32.safetensors", "style.safetensors", "--dtype", "bf16", "-o", "baked.safetensors")
@@ -111,11 +110,16 @@ class TestMerge:
     @pytest.mark.parametrize(
         ("dtype", "ratio", "options", "advice"),
         [
-            pytest.param("fp8", 0.01, (), "fp16", marks=pytest.mark.slow),
             ("fp8", 0.99, (), "fp16"),  # nearer to B
-            pytest.param("bf16", 0.0005, (), "fp16", marks=pytest.mark.slow),
-            ("fp16", 0.0001, (), "fp32"),
-            ("fp32", 0.0001, ("--dtype", "fp16"), "fp32"),
+            *first_fast(
+                0,
+                [
+                    ("fp8", 0.01, (), "fp16"),
+                    ("bf16", 0.0005, (), "fp16"),
+                    ("fp16", 0.0001, (), "fp32"),
+                    ("fp32", 0.0001, ("--dtype", "fp16"), "fp32"),
+                ],
+            ),
         ],
     )
     def test_a_ratio_that_changes_less_than_a_step_is_told(
@@ -134,8 +138,7 @@ class TestMerge:
         ("dtype", "ratio"),
         [
             ("bf16", 0.2),
-            ("fp16", 1),
-            *(pytest.param(*case, marks=pytest.mark.slow) for case in (("fp8", 0.5), ("fp16", 0.01))),
+            *first_fast(0, [("fp16", 1), ("fp8", 0.5), ("fp16", 0.01)]),
         ],
     )
     def test_nothing_is_said_of_a_merge_that_arrives(
@@ -148,7 +151,8 @@ class TestMerge:
 
 
 class TestExtract:
-    @pytest.mark.parametrize("size", [pytest.param(2e-15, marks=pytest.mark.slow), 1e-14])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("size", [2e-15, 1e-14])
     def test_factors_that_underflow_are_told_apart_from_a_rank_too_small(
         self, call: Call, tmp_path: Path, size: float
     ) -> None:

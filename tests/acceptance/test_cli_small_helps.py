@@ -101,6 +101,7 @@ def test_a_shell_completes_commands() -> None:
     assert {"resume", "rename", "report", "rescore"} <= set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_dashboard_opens_in_the_browser(ended: Path, folder: Path) -> None:
     shutil.copytree(ended, folder, dirs_exist_ok=True)
     browser = folder / "browser"

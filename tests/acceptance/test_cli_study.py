@@ -80,6 +80,7 @@ def verdict(shown: str) -> str:
     return found[0]
 
 
+@pytest.mark.slow
 def test_the_final_is_held_when_the_budget_is_spent_and_shown_again_without_rendering(call: Call) -> None:
     shown = call("study", "show", "short", code=0).out
     assert "8 images that the search never saw" in shown

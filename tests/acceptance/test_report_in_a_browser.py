@@ -10,6 +10,7 @@ import browser as browsers
 import pytest
 from browser import Browser
 from reported_study import begin_reported, hold_final, store_final_pictures, store_pictures
+from slow_cases import first_fast
 
 from studies.records.finals import load_final
 
@@ -63,8 +64,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield running
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", first_fast(1, ["light", "dark"]))
+@pytest.mark.parametrize("width", first_fast(1, [390, 1280]))
 @pytest.mark.parametrize("name", ["final", "front", "bare"])
 def test_a_page_fits_asks_for_nothing_and_complains_of_nothing(
     browser: Browser, pages: Mapping[str, str], tmp_path: Path, name: str, width: int, scheme: Literal["light", "dark"]
@@ -119,6 +120,7 @@ def test_a_click_shows_a_picture_at_full_size_and_keys_go_on_to_the_next(
     assert not browser.script("return document.getElementById('zoom').open")
 
 
+@pytest.mark.slow
 def test_every_prompt_can_be_shown_side_by_side(browser: Browser, pages: Mapping[str, str]) -> None:
     browser.open(pages["final"], width=1280)
     shown = set()

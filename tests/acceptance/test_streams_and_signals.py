@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from command_line import VARIABLES
 from demo_study import SMALL, write_spec
+from slow_cases import first_fast
 
 from optimizer.cli.process import UNREAD, UNWRITTEN
 from studies.records.database import open_database
@@ -77,13 +78,16 @@ PRINTING = [
     "spaces",
     "study --help",
     "study list --storage empty.db",
-    *(pytest.param(words, marks=pytest.mark.slow) for words in ("--help", "--version", "scorers")),
+    "--help",
+    "--version",
+    "scorers",
 ]
 
 
-@pytest.mark.parametrize("words", PRINTING)
+@pytest.mark.parametrize("words", first_fast(2, PRINTING))
 def test_a_reader_that_leaves_ends_a_command_as_it_ends_others(words: str, tmp_path: Path) -> None:
-    open_database(f"sqlite:///{tmp_path}/empty.db").close()
+    if "empty.db" in words:
+        open_database(f"sqlite:///{tmp_path}/empty.db").close()
     for reader in ("head -1", "true"):
         done = shell(tmp_path, f"mergetune {words} | {reader}")
         assert done.returncode in ({UNREAD, 0} if reader == "head -1" else {UNREAD})  # one line may be all there is
@@ -118,14 +122,8 @@ def test_a_pipe_that_another_program_made_non_blocking_gets_everything(tmp_path:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize(
-    "reader",
-    [
-        "head -1",
-        pytest.param("true", marks=pytest.mark.slow),
-        pytest.param("tee /dev/full >/dev/null 2>&1", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", ["head -1", "true", "tee /dev/full >/dev/null 2>&1"])
 def test_a_study_goes_on_when_the_reader_of_its_output_has_left(reader: str, tmp_path: Path) -> None:
     write_spec(tmp_path / "short.yaml", **{**SMALL, "budget": {"trials": 3}})
     done = shell(tmp_path, f"mergetune study start short.yaml --log-json - 2>&1 | {reader}")
@@ -138,9 +136,7 @@ def test_a_study_goes_on_when_the_reader_of_its_output_has_left(reader: str, tmp
 # ---------------------------------------------------------------------------------------- the terminal
 
 
-@pytest.mark.parametrize(
-    "columns", ["0", "abc", "", *(pytest.param(width, marks=pytest.mark.slow) for width in ("-5", "1", "99999999999"))]
-)
+@pytest.mark.parametrize("columns", first_fast(1, ["abc", "0", "", "-5", "1", "99999999999"]))
 def test_a_width_that_no_terminal_has_is_ignored(columns: str, tmp_path: Path) -> None:
     usual = shell(tmp_path, "mergetune spaces").stdout
     assert "composition" in usual
@@ -152,9 +148,9 @@ def test_a_width_that_no_terminal_has_is_ignored(columns: str, tmp_path: Path) -
     "variables",
     [
         pytest.param({"PYTHONIOENCODING": "ascii"}, marks=pytest.mark.slow),
-        {"LC_ALL": "C", "LANG": "C"},
+        pytest.param({"LC_ALL": "C", "LANG": "C"}, marks=pytest.mark.slow),
         {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-        {"TERM": "no-such-terminal", "PYTHONIOENCODING": "ascii"},
+        pytest.param({"TERM": "no-such-terminal", "PYTHONIOENCODING": "ascii"}, marks=pytest.mark.slow),
         pytest.param({"LC_ALL": "no_SUCH.locale", "PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.slow),
         pytest.param({"TERM": "dumb"}, marks=pytest.mark.slow),
     ],

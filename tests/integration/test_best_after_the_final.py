@@ -12,6 +12,7 @@ import pytest
 from command_line import Call, caller, enter
 from demo_study import SMALL, begin
 from optuna_dashboard import get_note
+from slow_cases import first_fast
 from stored_study import store_study
 
 from optimizer.dashboard.study_page import describe_study
@@ -95,7 +96,7 @@ SLOW = "importance"  # which is computed anew each time
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
-        pytest.param(words, found, marks=pytest.mark.slow if SLOW in words and found != "unsure" else ())
+        pytest.param(words, found, marks=pytest.mark.slow if SLOW in words else ())
         for words in COMMANDS
         for found in FOUND
     ],
@@ -127,6 +128,7 @@ def test_an_outdated_final_is_still_heard(tmp_path: Path, call: Call) -> None:
     assert f"{PARENT_BETTER} (more trials have finished since)" in out
 
 
+@pytest.mark.slow
 def test_a_sure_gain_and_a_parent_by_its_number_need_no_caveat(tmp_path: Path, call: Call) -> None:
     hold(tmp_path, Gain(value=0.4, low=0.2, high=0.6, parent="B"))
     for arguments in (("export", "one", "--recipe", "best.yaml"), ("study", "list"), ("study", "importance", "one")):
@@ -139,15 +141,14 @@ def test_a_parent_is_exported_without_it(tmp_path: Path, call: Call) -> None:
     assert "in the final" not in call("export", "one", "--trial", "1", "--recipe", "b.yaml", code=0).out
 
 
-@pytest.mark.parametrize(
-    "found", ["worse", "failed", *(pytest.param(found, marks=pytest.mark.slow) for found in ("equal", "unsure"))]
-)
+@pytest.mark.parametrize("found", first_fast(1, ["worse", "failed", "equal", "unsure"]))
 def test_the_note_of_the_study_in_the_dashboard_says_so(tmp_path: Path, call: Call, found: str) -> None:
     gain, said = FOUND[found]
     hold(tmp_path, gain)
     assert said in study_note(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_note_loses_what_no_longer_holds(tmp_path: Path, call: Call) -> None:
     hold(tmp_path, FOUND["unsure"][0], complete_trials=TRIALS - 1)
     assert "(more trials have finished since)" in study_note(tmp_path)
@@ -166,6 +167,7 @@ def study_note(folder: Path) -> str:
         database.close()
 
 
+@pytest.mark.slow
 def test_the_best_observed_trial_is_drawn_where_the_renders_of_the_finals_choice_are_not_stored(tmp_path: Path) -> None:
     short = begin(tmp_path, {**SMALL, "budget": {"trials": 5}})
     short.run()

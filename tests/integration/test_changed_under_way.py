@@ -15,6 +15,7 @@ import sqlalchemy as sa
 import torch
 from demo_study import DEMO, Recorder, ShortStudy, begin, reopen, short_spec
 from real_databases import new_postgresql_url
+from slow_cases import first_fast
 
 from optimizer.errors import CheckpointError
 from optimizer.merging.engine.placement import Placement
@@ -92,7 +93,7 @@ class TestParents:
         shutil.copy(DEMO / "foods.safetensors", parent)
         reopen(tmp_path / "one").database.close()
 
-    @pytest.mark.parametrize("change", [rewrite, replace_file, Path.unlink])
+    @pytest.mark.parametrize("change", first_fast(1, [rewrite, replace_file, Path.unlink]))
     def test_parents_that_are_read_at_every_merge_must_stay_as_they_were(
         self, tmp_path: Path, change: Callable[[Path], None]
     ) -> None:
@@ -156,7 +157,7 @@ def elsewhere(database: Database) -> str:
     return worker
 
 
-@pytest.mark.parametrize("hours", [3, -3])
+@pytest.mark.parametrize("hours", first_fast(1, [-3, 3]))
 def test_a_clock_that_is_set_kills_nobody_and_keeps_no_dead_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:

@@ -169,7 +169,8 @@ def test_a_study_is_not_begun_twice(database: Database, tmp_path: Path) -> None:
     assert stored(database, tmp_path) == before
 
 
-@pytest.mark.parametrize("database", [pytest.param("sqlite", marks=pytest.mark.slow), "postgresql"], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 def test_killed_at_any_moment_it_leaves_nothing_or_all(database: Database, tmp_path: Path) -> None:
     """SIGKILL while the trials are copied; the next start ends with what one without interruption makes."""
     moments = random.Random(0)

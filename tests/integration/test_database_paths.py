@@ -18,6 +18,7 @@ from demo_study import write_spec
 from hypothesis import given
 from hypothesis import strategies as st
 from object_store import BUCKET, object_store
+from slow_cases import first_fast
 from stored_study import store_study
 
 import studies
@@ -69,7 +70,7 @@ def spec_with(storage: str, base: Path) -> StudySpec:
     return parse_spec(f"{SPEC}    warm_start: {{study: first, storage: {json.dumps(storage)}}}\n", base_dir=base)
 
 
-@pytest.mark.parametrize("name", [*NAMES[:3], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[3:])])
+@pytest.mark.parametrize("name", first_fast(1, NAMES))
 def test_a_database_is_the_file_that_was_named_in_every_command(name: str, tmp_path: Path, call: Call) -> None:
     for storage in (Path(name), tmp_path / name):
         url = storage_url(str(storage))
@@ -85,7 +86,7 @@ def test_a_database_is_the_file_that_was_named_in_every_command(name: str, tmp_p
     assert default_folder(url) == tmp_path / f"{Path(name).stem}-artifacts"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", first_fast(4, NAMES))
 def test_the_printed_command_leads_back_to_the_database(name: str, tmp_path: Path, call: Call) -> None:
     open_database(storage_url(name)).close()
     words = shlex.split(storage_option(storage_url(name)))
@@ -172,7 +173,7 @@ def texts_of(tree: ast.Module) -> Iterator[str]:
             yield node.value
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", first_fast(4, NAMES))
 def test_another_process_in_another_folder_finds_the_same_database(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_study_that_is_stopped_gets_a_report_of_what_it_has(small: tuple[Short
     assert "3 complete trials" in page
 
 
+@pytest.mark.slow
 def test_a_study_that_keeps_no_renders_keeps_none_of_the_final(tmp_path: Path) -> None:
     short, _ = held(tmp_path, render={"keep": "none", "degenerate_limit": 8})
     assert short.artifacts.of_final(short.study.key).files() == frozenset()

@@ -17,6 +17,7 @@ import pytest
 import torch
 from demo_study import SMALL, Recorder, short_spec
 from rich.console import Console
+from slow_cases import first_fast
 
 from optimizer.cli.views.results import studies_table
 from optimizer.errors import CheckpointError, FinalError, OptimizerError
@@ -176,6 +177,7 @@ def test_every_active_study_is_worked_on_the_most_urgent_first_and_each_is_loade
         assert connection.execute(tables.workers.select()).all() == []
 
 
+@pytest.mark.slow
 def test_more_urgent_work_comes_between_two_trials(place: Place) -> None:
     place.add("first")
     urgent = place.add("urgent", budget={"trials": 1})
@@ -193,6 +195,7 @@ def test_more_urgent_work_comes_between_two_trials(place: Place) -> None:
     assert place.loaded == ["first", "urgent"]
 
 
+@pytest.mark.slow
 def test_short_of_memory_the_models_that_were_not_used_for_longest_are_dropped(place: Place) -> None:
     studies = [place.add(name).study for name in ("one", "two")]
     place.free = 10**12
@@ -208,6 +211,7 @@ def test_short_of_memory_the_models_that_were_not_used_for_longest_are_dropped(p
     assert place.loaded[2:] == ["one", "two", "one"]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_beside_others_is_loaded_alone(place: Place) -> None:
     """Where nobody can tell how much is free, running out tells."""
     studies = [place.add(name).study for name in ("one", "two")]
@@ -218,6 +222,7 @@ def test_what_does_not_fit_beside_others_is_loaded_alone(place: Place) -> None:
     assert runtimes.loaded == (studies[1].id,)
 
 
+@pytest.mark.slow
 def test_a_study_that_cannot_be_worked_on_here_is_left_alone_and_the_others_go_on(place: Place) -> None:
     lost, fine = place.add("lost"), place.add("fine")
     text = lost.study.spec.to_json().replace(lost.study.spec.parents[0].name, "gone.safetensors")
@@ -233,6 +238,7 @@ def test_a_study_that_cannot_be_worked_on_here_is_left_alone_and_the_others_go_o
     assert alone.reasons == []  # the error says it
 
 
+@pytest.mark.slow
 def test_a_study_that_fails_under_way_is_not_kept_in_memory(place: Place) -> None:
     failing, fine = place.add("failing"), place.add("fine")
     log = Log()
@@ -254,14 +260,16 @@ class OwnEnd(BaseException):
 
 
 RAISED = [
+    OwnEnd("enough"),
     SystemExit("no licence"),
     MemoryError(),
-    OwnEnd("enough"),
-    *(pytest.param(error, marks=pytest.mark.slow) for error in (SystemExit(0), KeyError("a"), RecursionError())),
+    SystemExit(0),
+    KeyError("a"),
+    RecursionError(),
 ]
 
 
-@pytest.mark.parametrize("error", RAISED, ids=repr)
+@pytest.mark.parametrize("error", first_fast(1, RAISED), ids=repr)
 def test_whatever_a_study_raises_while_it_is_loaded_is_that_studys(error: BaseException, place: Place) -> None:
     bad, fine = place.add("bad"), place.add("fine")
     place.broken = error
@@ -275,15 +283,8 @@ def test_whatever_a_study_raises_while_it_is_loaded_is_that_studys(error: BaseEx
     assert place.worker(Log()).run() == 3
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        SystemExit(0),
-        pytest.param(OwnEnd("enough"), marks=pytest.mark.slow),
-        pytest.param(RuntimeError("a bug"), marks=pytest.mark.slow),
-    ],
-    ids=repr,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [SystemExit(0), OwnEnd("enough"), RuntimeError("a bug")], ids=repr)
 def test_a_trial_that_ends_its_worker_again_and_again_fails_and_the_study_goes_on(
     error: BaseException, place: Place
 ) -> None:
@@ -313,6 +314,7 @@ def test_only_what_ends_a_single_named_study_ends_its_worker_and_never_in_silenc
         place.worker(Log(), names=frozenset({"bad"})).run()
 
 
+@pytest.mark.slow
 def test_a_device_on_which_nothing_is_computed_keeps_one_study_back(place: Place) -> None:
     strange, fine = place.add("strange"), place.add("fine")
     for device in ("meta", "hpu", "xla:7"):
@@ -329,6 +331,7 @@ def test_a_device_on_which_nothing_is_computed_keeps_one_study_back(place: Place
     assert place.states(fine) == ["complete"] * 3
 
 
+@pytest.mark.slow
 def test_rows_that_hold_no_json_keep_one_study_back(place: Place) -> None:
     broken, fine, _ = (place.add(name) for name in ("broken", "fine", "odd"))
     place.worker(Log(), names=frozenset({"odd"})).run()
@@ -345,6 +348,7 @@ def test_rows_that_hold_no_json_keep_one_study_back(place: Place) -> None:
     assert place.states(fine) == ["complete"] * 3
 
 
+@pytest.mark.slow
 def test_until_done_waits_while_others_are_at_a_trial_that_may_be_left(place: Place) -> None:
     held = place.add("held")
     peer = workers.register_worker(place.database)  # of this process, so it is alive
@@ -397,7 +401,7 @@ def begun_by_the_departed(place: Place, records: StudyRecords) -> int:
     return number
 
 
-@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("when", first_fast(1, ["meanwhile", "before"]))
 def test_a_study_that_is_deleted_in_the_dashboard_takes_no_other_with_it(when: str, place: Place) -> None:
     place.add("gone")
     fine = place.add("fine")
@@ -439,6 +443,7 @@ def listed(place: Place) -> str:
         return text.getvalue()
 
 
+@pytest.mark.slow
 def test_who_finds_a_final_held_by_another_turns_to_less_urgent_work(place: Place) -> None:
     judged, other = place.add("judged", final={"top": 2}), place.add("other")
     set_priority(judged, 5)
@@ -457,6 +462,7 @@ def test_who_finds_a_final_held_by_another_turns_to_less_urgent_work(place: Plac
     assert log.finals == ["judged"]
 
 
+@pytest.mark.slow
 def test_a_final_is_held_once_and_not_again_where_there_is_nothing_to_compare(place: Place) -> None:
     place.add("judged", final={"top": 2})
     log = Log()

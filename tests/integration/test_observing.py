@@ -131,6 +131,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     return Watched(rows=trials, metrics=after, before=scraped[4], events=events_of(folder / "log.jsonl"))
 
 
+@pytest.mark.slow
 def test_counters_agree_with_the_database(watched: Watched) -> None:
     for study, rows in watched.rows.items():
         for state, count in Counter(row.state for row in rows).items():
@@ -232,6 +233,7 @@ class TestOutagesOutsideTrials:
         events = [event["event"] for event in events_of(tmp_path / "log.jsonl") if event["event"] != "log"]
         assert events == ["outage_began", "outage_ended"]
 
+    @pytest.mark.slow
     def test_an_outage_during_the_final_of_a_worker_reaches_people_log_and_metrics(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -17,6 +17,7 @@ import pytest
 from command_line import Call, caller, enter
 from optuna_dashboard import get_note
 from reported_study import ReportedStudy, store_pictures
+from slow_cases import first_fast, slow_but
 from stored_study import final_of, store_study
 
 from optimizer.dashboard.server import make_server
@@ -55,9 +56,10 @@ HELD_OUT: Mapping[str, Gain | None] = {
 OUTDATED = ("outdated", "lost and outdated")
 FRONTS = ("front", "front lost", "front of a parent")
 STUDIES = ("none", "parent", *HELD_OUT, *FRONTS)
-FAST = ("none", "confirmed", "lost and outdated", "front lost", "front of a parent")
+FAST = ("confirmed", "lost and outdated", "front of a parent")
 # For what takes seconds: the others differ in nothing that a faster test of the same study does not show.
-SOME = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in STUDIES]
+SOME = slow_but(STUDIES, *FAST)
+MOST = slow_but(STUDIES, *FAST, "none", "unsure", "front lost")
 REFUSED = ("parent", "lost", "failed", "lost and outdated", "front lost", "front of a parent")
 
 
@@ -264,7 +266,7 @@ class TestEveryPlaceNamesTheSameTrial:
         assert f"wrote best.yaml (trial {expected(folder, name)}," in out
         assert number_in(re.findall(r"^best: (.*)$", out, re.MULTILINE)[0]) == expected(folder, name)
 
-    @pytest.mark.parametrize("name", STUDIES)
+    @pytest.mark.parametrize("name", MOST)
     def test_the_report_which_says_of_it_what_the_list_says(self, folder: Path, call: Call, name: str) -> None:
         results, verdict = reported(folder, name)
         assert results.best.trial.number == expected(folder, name)
@@ -276,7 +278,7 @@ class TestEveryPlaceNamesTheSameTrial:
             assert re.match(named, said)
         assert verdict.tone == TONES.get(name, "open")
 
-    @pytest.mark.parametrize("name", STUDIES)
+    @pytest.mark.parametrize("name", MOST)
     def test_the_sheets(self, folder: Path, name: str) -> None:
         records, number = open_records(folder, name), expected(folder, name)
         artifacts, trials = Artifacts.beside(records.database.url), load_trials(records)
@@ -362,7 +364,7 @@ def test_a_merge_on_the_front_that_loses_to_a_parent_is_told_beside_it(folder: P
     assert any(f"This report shows trial {merge.number}" in sentence for sentence in verdict.sentences)
 
 
-@pytest.mark.parametrize("name", ["lost", "failed", "lost and outdated"])
+@pytest.mark.parametrize("name", first_fast(1, ["lost", "failed", "lost and outdated"]))
 def test_a_gain_that_the_final_refuted_is_not_shown_as_the_result(folder: Path, call: Call, name: str) -> None:
     results, _ = reported(folder, name)
     assert results.gain is None or results.gain == BAD
@@ -387,7 +389,7 @@ def test_an_export_is_offered_where_it_is_not_refused(
     call("export", name, "--recipe", "best.yaml", code=2 if refused else 0)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", MOST)
 def test_the_card_and_the_export_object_to_the_same(folder: Path, call: Call, name: str) -> None:
     results, _ = reported(folder, name)
     merge = results.shown
@@ -419,13 +421,16 @@ def test_weights_may_choose_what_loses_where_they_weigh_nothing(folder: Path, ca
 class TestExportOfATrialThatLost:
     @pytest.mark.parametrize(
         ("name", "why"),
-        [
-            ("parent", "parent B is the best, and its file is already there"),
-            ("failed", "every merge failed in the final"),
-            ("lost and outdated", "lost to parent B in the final"),
-            ("front lost", "lost to parent B in sharpness and contrast in the final"),
-            ("front of a parent", "parent A is the best, and its file is already there"),
-        ],
+        first_fast(
+            2,
+            [
+                ("parent", "parent B is the best, and its file is already there"),
+                ("front lost", "lost to parent B in sharpness and contrast in the final"),
+                ("failed", "every merge failed in the final"),
+                ("lost and outdated", "lost to parent B in the final"),
+                ("front of a parent", "parent A is the best, and its file is already there"),
+            ],
+        ),
     )
     def test_whatever_it_lost_it_asks_and_says_why(self, folder: Path, call: Call, name: str, why: str) -> None:
         refused = call("export", name, "--recipe", "best.yaml", code=2)

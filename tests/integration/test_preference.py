@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from optuna.trial import TrialState
 from reported_study import ReportedStudy, begin_reported, store_pictures
 
 from optimizer.observe.events import VotesAwaited
+from optimizer.outcome.rescore import require_rescorable
+from optimizer.preference import values as preference_values
+from optimizer.preference.model import Preference, fit
 from optimizer.preference.search import AHEAD, as_voted, lacks_votes
 from optimizer.preference.values import refresh_preference
 from optimizer.trial.best import load_best
@@ -23,13 +27,15 @@ from optimizer.voting.ballots import Ballots
 from optimizer.voting.rated_renders import RatedRenders
 from optimizer.voting.standings import load_standings
 from optimizer.work.trial_loop import TrialLoop
+from studies.errors import RescoreError, StudyMissingError
 from studies.records import tables
 from studies.records.judgements import load_judgements
 from studies.records.optuna_studies import optuna_study
-from studies.records.ratings import load_shown_render
-from studies.records.stored_trials import load_trials
+from studies.records.ratings import load_ratings, load_shown_render, show_render, store_rating
+from studies.records.stored_trials import load_trials, store_gains
 from studies.records.study_records import StudyRecords
-from studies.records.votes import cast_vote, show_pair
+from studies.records.votes import cast_vote, load_votes, show_pair
+from studies.records.whole_studies import clone_study, delete_study, rename_study
 
 VOTED: dict[str, Any] = {"render": {"keep": "all"}, "final": {"top": 0}}
 ALONE = VOTED | {"scorers": {"preference": {"kind": "preference"}}}
@@ -109,6 +115,84 @@ def test_ratings_count_as_votes_between_renders_that_a_person_rated_one_after_th
     assert study.trials()[4].gains["preference"].value == pytest.approx(lead.value, rel=1e-3)
     page.undo("ann")
     assert [trial.objectives[SINGLE] for trial in study.trials()] != values
+
+
+def test_a_page_that_is_open_while_its_study_gets_another_name_goes_on_with_it(tmp_path: Path) -> None:
+    study = voted_study(tmp_path, ALONE)
+    store_pictures(study, range(6), size=(8, 8))
+    page = Ballots(study.records, study.artifacts, np.random.default_rng(0))
+    renamed = rename_study(study.records, study.artifacts, "other")
+    stranger = begin_reported(tmp_path, "v", sharpness, trials=6, scorers={"sharpness": None})
+    before = [trial.values for trial in optuna_study(stranger.records).trials]
+    for _ in range(6):
+        question = page.ask("ann")
+        assert question is not None
+        assert page.answer(question.token, "left")
+    assert [trial.values for trial in optuna_study(stranger.records).trials] == before
+    values = [list(trial.objectives.values()) for trial in load_trials(renamed)]
+    assert [trial.values for trial in optuna_study(renamed).trials] == values
+    assert len({value for (value,) in values}) > 1
+
+
+def test_a_page_whose_study_was_deleted_votes_on_no_other(tmp_path: Path) -> None:
+    study = voted_study(tmp_path, ALONE)
+    store_pictures(study, range(6), size=(8, 8))
+    page = Ballots(study.records, study.artifacts, np.random.default_rng(0))
+    question = page.ask("ann")
+    assert question is not None
+    delete_study(study.records, study.artifacts)
+    again = voted_study(tmp_path, ALONE)
+    assert again.records.study.id == study.records.study.id  # as SQLite has it
+    assert not page.answer(question.token, "left")
+    with pytest.raises(StudyMissingError, match="was deleted meanwhile"):
+        page.ask("ann")
+    with pytest.raises(StudyMissingError):
+        page.undo("ann")
+    with pytest.raises(StudyMissingError):
+        refresh_preference(study.records)
+    assert load_votes(again.records) == []
+
+
+def test_what_a_worker_stored_meanwhile_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = voted_study(tmp_path, BESIDE)
+    vote(study.records, 4, 1, 3)
+    expected = study.trials()[5].gains["sharpness"]
+    assert expected.low is not None
+    changed = replace(expected, low=expected.low - 1)
+
+    def a_worker_stores(*arguments: Any) -> Preference:
+        monkeypatch.setattr(preference_values, "fit", fit)
+        trial = study.trials()[5]
+        store_gains(study.records, trial, dict(trial.gains) | {"sharpness": changed}, dict(trial.errors))
+        return fit(*arguments)
+
+    monkeypatch.setattr(preference_values, "fit", a_worker_stores)
+    refresh_preference(study.records)
+    assert study.trials()[5].gains["sharpness"] == changed
+    assert study.trials()[5].gains["preference"].basis == "votes"
+
+
+def test_a_clone_goes_on_with_the_votes(tmp_path: Path) -> None:
+    study = voted_study(tmp_path, ALONE)
+    vote(study.records, 4, 1, 5)
+    store_rating(study.records, show_render(study.records, "bob", 0, 2).token, 7)
+    show_pair(study.records, "ann", 0, 2, 3)  # nobody answers
+    refresh_preference(study.records)
+    clone = clone_study(study.records, study.artifacts, "clone", trials=True)
+    refresh_preference(clone)
+    assert [(each.person, each.left, each.right, each.verdict) for each in load_votes(clone)] == [
+        ("ann", 4, 1, "left")
+    ] * 5
+    assert [(each.number, each.rating) for each in load_ratings(clone)] == [(2, 7)]
+    assert [trial.objectives for trial in load_trials(clone)] == [trial.objectives for trial in study.trials()]
+    assert len(load_votes(study.records)) == 5
+    assert load_votes(clone_study(study.records, study.artifacts, "empty", trials=False)) == []
+
+
+def test_a_study_with_votes_is_not_rescored(tmp_path: Path) -> None:
+    spec = voted_study(tmp_path, ALONE).records.study.spec
+    with pytest.raises(RescoreError, match="scorer preference depends on people's votes"):
+        require_rescorable(spec, "v")
 
 
 def test_what_optuna_stores_is_the_value_of_now(tmp_path: Path) -> None:

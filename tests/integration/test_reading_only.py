@@ -156,6 +156,7 @@ def test_every_command_that_looks_works_where_nothing_can_be_written(kind: str, 
     assert state_of(folder) == before
 
 
+@pytest.mark.slow
 def test_a_read_only_dashboard_shows_what_cannot_be_written(folder: Path) -> None:
     before = state_of(folder)
     words = ["-m", "optimizer.cli", "dashboard", "--read-only", "--port", "0", "--storage", str(folder / "study.db")]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from command_line import Call, caller, enter
 from scipy import stats
+from slow_cases import first_fast
 from stored_study import store_study
 
 from optimizer.trial.evidence import Evidence
@@ -91,7 +92,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return caller(monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("kind", SUITES)
+@pytest.mark.parametrize("kind", first_fast(1, SUITES))
 def test_every_command_says_so_in_one_line(kind: str, tmp_path: Path, call: Call) -> None:
     database, _ = begun(tmp_path, SUITES[kind])
     database.close()

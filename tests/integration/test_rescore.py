@@ -136,6 +136,7 @@ def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune
     assert "Continue with: mergetune study resume" in said
 
 
+@pytest.mark.slow
 def test_a_suite_that_is_written_otherwise_has_the_same_images(tmp_path: Path, mergetune: Call) -> None:
     suite = {"prompts": PROMPTS, "seeds": [1], "sizes": [64], "steps": 1}
     short = begin(tmp_path, {**SMALL, "suite": suite, "racing": None, "budget": {"trials": 2}})
@@ -145,6 +146,7 @@ def test_a_suite_that_is_written_otherwise_has_the_same_images(tmp_path: Path, m
     assert "2 of 2 trials of short are scored anew" in rescore(mergetune, tmp_path, suite=otherwise, racing=None)
 
 
+@pytest.mark.slow
 def test_other_scorers_give_what_a_study_rendered_with_them_has_and_it_goes_on_like_that(
     folder: Path, mergetune: Call
 ) -> None:

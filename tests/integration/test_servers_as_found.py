@@ -135,6 +135,7 @@ def test_what_a_narrow_encoding_cannot_store_is_refused_before_anything_is_made(
         assert optuna.get_all_study_names(storage=database.storage) == []
 
 
+@pytest.mark.slow
 def test_a_start_whose_prompt_a_server_cannot_store_ends_with_one_line(tmp_path: Path) -> None:
     url = new_postgresql_url(NARROW)
     spec = short_spec()
@@ -165,6 +166,7 @@ def test_a_server_that_takes_no_writes_can_be_read(replica: str, tmp_path: Path)
         run_program(tmp_path, "study", *words, "--storage", replica)
 
 
+@pytest.mark.slow
 def test_who_wants_to_write_to_it_is_told_so(replica: str, tmp_path: Path) -> None:
     with pytest.raises(DatabaseReadOnlyError, match="takes no writes"):
         open_database(replica)
@@ -277,6 +279,7 @@ def test_a_role_without_create_is_told_what_to_ask_for() -> None:
     gc.collect()  # Optuna's storage, which could not be made, left its connection open
 
 
+@pytest.mark.slow
 def test_a_role_that_may_only_read_reads(tmp_path: Path) -> None:
     owner = new_postgresql_url()
     with opened(owner) as database:
@@ -290,6 +293,7 @@ def test_a_role_that_may_only_read_reads(tmp_path: Path) -> None:
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_role_that_does_not_own_the_tables_of_an_older_version_is_sent_to_their_owner(tmp_path: Path) -> None:
     """No right that could be granted lets it change them."""
     owner = new_postgresql_url()

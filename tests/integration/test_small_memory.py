@@ -123,6 +123,7 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
     again.database.close()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_decoded_at_once_is_denoised_once_and_decoded_in_smaller_groups(tmp_path: Path) -> None:
     short = begin(tmp_path, SMALL)
     size = size_of(short)
@@ -146,6 +147,7 @@ def test_what_cannot_be_decoded_at_once_is_denoised_once_and_decoded_in_smaller_
     short.database.close()
 
 
+@pytest.mark.slow
 def test_images_decoded_in_larger_groups_before_are_made_again(tmp_path: Path) -> None:
     """Another program may take its memory later: all pixels follow from the limit that the trial ends with."""
     short = begin(tmp_path, SMALL)
@@ -168,6 +170,7 @@ def test_images_decoded_in_larger_groups_before_are_made_again(tmp_path: Path) -
     short.database.close()
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_decoded_fails_its_trial(tmp_path: Path) -> None:
     short = begin(tmp_path, SMALL)
     with room_to_decode(0, short):
@@ -198,6 +201,7 @@ def test_only_when_a_single_image_is_too_much_the_trial_fails(tmp_path: Path) ->
     short.database.close()
 
 
+@pytest.mark.slow
 def test_a_merge_without_memory_fails_its_trial_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, where torch says it in another way, too."""
     short = begin(tmp_path, SMALL)
@@ -245,6 +249,7 @@ def test_a_scorer_that_had_no_memory_for_a_moment_keeps_its_batch() -> None:
     assert runner.batch_size == 4
 
 
+@pytest.mark.slow
 def test_models_and_scorers_that_do_not_fit_while_they_are_loaded_are_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from demo_study import DEMO, SMALL, ShortStudy, begin, reopen, short_spec, write
 from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 from safetensors.torch import load_file, save_file
+from slow_cases import first_fast
 
 from optimizer.errors import CheckpointError, ExportError, OptimizerError, RenderError, UnscorableTrial
 from optimizer.merging.files.checkpoint import Checkpoint
@@ -134,7 +135,8 @@ def test_a_study_stopped_and_reopened_again_and_again_goes_the_same_way(finished
     assert scores_of(interrupted) == scores_of(finished)
 
 
-@pytest.mark.parametrize("trials", [3, pytest.param(13, marks=pytest.mark.slow)])
+@pytest.mark.slow  # others store on a server
+@pytest.mark.parametrize("trials", [3, 13])
 def test_a_study_on_postgresql_goes_the_same_way(trials: int, finished: ShortStudy, tmp_path: Path) -> None:
     short = begin(tmp_path, url=new_postgresql_url(), shared=True)
     short.run(stop_after=trials)
@@ -265,6 +267,7 @@ def too_large(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow  # that every parent fails is fast
 def test_broken_images_fail_the_trial_and_are_no_score(tmp_path: Path) -> None:
     broken = too_large(tmp_path / "broken.safetensors")
     changes = {"parents": [str(DEMO / "animals.safetensors"), str(broken)], "budget": {"trials": 4}}
@@ -283,6 +286,7 @@ def test_broken_images_fail_the_trial_and_are_no_score(tmp_path: Path) -> None:
     assert rows[0].gains["objective"].value == 0  # against the one parent there is
 
 
+@pytest.mark.slow
 def test_a_study_ends_with_a_parent_whose_own_weights_are_broken(tmp_path: Path) -> None:
     """They are too large for float16, in which the study saves."""
     broken = too_large(tmp_path / "broken.safetensors")
@@ -294,7 +298,7 @@ def test_a_study_ends_with_a_parent_whose_own_weights_are_broken(tmp_path: Path)
     assert [(trial.state, trial.failure) for trial in trials] == [("complete", None), ("failed", "broken_weights")]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", first_fast(1, [float("nan"), float("inf")]))
 def test_a_study_does_not_begin_with_a_parent_that_holds_no_numbers(value: float, tmp_path: Path) -> None:
     tensors = load_file(DEMO / "foods.safetensors")
     tensors[MIDDLE].view(-1)[3] = value
@@ -311,6 +315,7 @@ def test_a_study_whose_parents_all_fail_ends(tmp_path: Path) -> None:
         short.run()
 
 
+@pytest.mark.slow
 def test_several_objectives_make_a_pareto_front(tmp_path: Path) -> None:
     changes = {"objective": None, "objectives": ["clip_score", "likeness"], "sampler": {"name": "random"}}
     short = begin(tmp_path, changes | {"budget": {"trials": 6}})
@@ -322,6 +327,7 @@ def test_several_objectives_make_a_pareto_front(tmp_path: Path) -> None:
     assert front == {trial.number for trial in study.best_trials}
 
 
+@pytest.mark.slow
 def test_a_parent_outside_the_space_is_still_the_whole_parent(tmp_path: Path) -> None:
     short = begin(tmp_path, {"space": {"granularity": "sections", "bounds": {"IN": [0, 0.5]}}, "budget": {"trials": 3}})
     short.run()
@@ -397,6 +403,7 @@ def test_spec_file_of_the_short_study_is_itself_valid(tmp_path: Path) -> None:
     assert parse_spec(path.read_text(), base_dir=tmp_path).study == "short"
 
 
+@pytest.mark.slow  # a merge's refusal is fast
 def test_an_export_never_overwrites_a_parent_even_when_told_to(finished: ShortStudy, tmp_path: Path) -> None:
     parent = tmp_path / "animals.safetensors"
     parent.write_bytes((DEMO / "animals.safetensors").read_bytes())
@@ -409,6 +416,7 @@ def test_an_export_never_overwrites_a_parent_even_when_told_to(finished: ShortSt
     assert parent.read_bytes() == (DEMO / "animals.safetensors").read_bytes()
 
 
+@pytest.mark.slow  # the command line says the same
 def test_an_export_tells_what_its_dtype_rounds_away(tmp_path: Path) -> None:
     tensors = load_file(DEMO / "animals.safetensors")
     small = {key: row.to(torch.float8_e4m3fn) if row.is_floating_point() else row for key, row in tensors.items()}

@@ -85,6 +85,7 @@ def test_the_final_compares_with_held_out_renders_of_the_parent(short: ShortStud
     assert by_number[2].image_scores["likeness_to_a"] != scores(short, "likeness_to_a")[2]
 
 
+@pytest.mark.slow
 def test_a_resumed_study_scores_on_against_the_same_renders(tmp_path: Path, short: ShortStudy) -> None:
     begin(tmp_path, SMALL).run(stop_after=2)
     resumed = reopen(tmp_path)
@@ -115,6 +116,7 @@ def test_with_racing_each_stage_is_compared_with_its_own_items(tmp_path: Path, s
     assert whole[:2] == [0, 1]
 
 
+@pytest.mark.slow
 def test_prompts_that_are_left_out_are_left_out_of_the_references(tmp_path: Path) -> None:
     suite = short_spec()["suite"]
     suite["prompts"] = [{"prompt": "an emoji of a lion", "without": ["likeness_to_a"]}, "an emoji of a fox"]
@@ -206,6 +208,7 @@ def compared_with_grey(folder: Path, degenerate_limit: int) -> dict[str, Any]:
     return SMALL | limit | {"scorers": scorers, "objective": {"fidelity": None}}
 
 
+@pytest.mark.slow
 def test_another_checkpoint_whose_images_are_broken_is_named_and_not_kept(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"grey\.safetensors, which scorers compare with, renders 8 of 8 images"):
         begin(tmp_path, compared_with_grey(tmp_path, degenerate_limit=7))

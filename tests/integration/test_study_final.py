@@ -175,6 +175,7 @@ def test_a_trial_finished_afterwards_outdates_the_final(tmp_path: Path) -> None:
     assert final.is_outdated(stored_trials.load_trials(study.records))
 
 
+@pytest.mark.slow
 def test_members_of_a_front_all_take_part_and_none_wins(tmp_path: Path) -> None:
     two = {"objective": None, "objectives": ["clip_score", "likeness"], "final": {"top": 3}}
     study = begin(tmp_path, CLIP_ONLY | two)

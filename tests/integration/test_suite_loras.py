@@ -127,6 +127,7 @@ def test_renders_are_those_of_a_file_into_which_the_loras_are_baked(
         assert [pixels_digest(image) for image in images] == [pixels(short, rows[2])[item] for item in items]
 
 
+@pytest.mark.slow
 def test_parents_have_them_too(short: ShortStudy, rows: list[StoredTrial]) -> None:
     models, suite = short.runtime.evaluator.renderer.models, short.study.spec.suite
     words = [{"prompt": each} for each in WITHOUT]
@@ -142,6 +143,7 @@ def test_parents_have_them_too(short: ShortStudy, rows: list[StoredTrial]) -> No
             assert (distance > 2) == ("<" in prompt), apart  # in other batches the last bits differ
 
 
+@pytest.mark.slow
 def test_neither_recipe_nor_export_has_a_trace_of_them(
     short: ShortStudy, rows: list[StoredTrial], tmp_path: Path
 ) -> None:
@@ -159,6 +161,7 @@ def test_neither_recipe_nor_export_has_a_trace_of_them(
         assert word not in header
 
 
+@pytest.mark.slow
 def test_an_export_names_those_that_have_changed(short: ShortStudy, rows: list[StoredTrial], tmp_path: Path) -> None:
     style = next(lora.path for lora in short.runtime.plan.suite_loras.loras if lora.name == "style")
     before = style.read_bytes()
@@ -196,6 +199,7 @@ def test_the_merge_is_the_same_to_the_bit_after_its_renders(short: ShortStudy, r
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+@pytest.mark.slow
 def test_a_scorer_of_loras_scores_the_items_with_one_alone(tmp_path: Path) -> None:
     write_loras(tmp_path / "loras")
     clip = short_spec()["scorers"]["clip_score"]
@@ -250,6 +254,7 @@ def test_each_set_is_baked_once_for_all_of_its_items(short: ShortStudy, rows: li
     assert all(map(torch.equal, images, again))
 
 
+@pytest.mark.slow
 def test_a_set_is_baked_once_for_both_passes_where_components_take_turns(
     short: ShortStudy, rows: list[StoredTrial]
 ) -> None:
@@ -261,6 +266,7 @@ def test_a_set_is_baked_once_for_both_passes_where_components_take_turns(
     assert unet_changes(asked) == [((0, 0.8),), (), ((1, 0.5),), ()]
 
 
+@pytest.mark.slow
 def test_a_stage_goes_on_with_the_set_of_the_one_before(short: ShortStudy, rows: list[StoredTrial]) -> None:
     merge(short, rows[2])
     whole = Renderer(short.runtime.evaluator.renderer.models, short.study.spec.suite, batch_size=1).render()
@@ -275,6 +281,7 @@ def test_a_stage_goes_on_with_the_set_of_the_one_before(short: ShortStudy, rows:
     assert unet_changes(asked) == [*different, *([()] if runs[-1] else [])]
 
 
+@pytest.mark.slow
 def test_components_in_turns_render_the_same(short: ShortStudy, rows: list[StoredTrial], tmp_path: Path) -> None:
     from optimizer.merging.engine.resident import ResidentModel
     from optimizer.rendering.models import build_models, live_dtypes
@@ -324,6 +331,7 @@ def test_a_killed_study_goes_on_to_the_same_scores(short: ShortStudy, rows: list
     assert [pixels(killed, trial) for trial in again] == [pixels(short, trial) for trial in rows]
 
 
+@pytest.mark.slow
 def test_a_study_that_is_opened_again_goes_on_to_the_same_scores(
     short: ShortStudy, rows: list[StoredTrial], tmp_path: Path
 ) -> None:
@@ -335,6 +343,7 @@ def test_a_study_that_is_opened_again_goes_on_to_the_same_scores(
     assert [pixels(again, trial) for trial in done] == [pixels(short, trial) for trial in rows[:2]]
 
 
+@pytest.mark.slow
 def test_the_final_has_them_too(tmp_path: Path) -> None:
     write_loras(tmp_path / "loras")
     final = {"top": 1, "prompts": ["a fox <lora:ink:2>"]}
@@ -377,6 +386,7 @@ def test_a_lora_that_changes_is_refused_and_one_that_is_not_used_may(tmp_path: P
         refuse_changed_files(known, spec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_loras_that_have_moved_are_found_by_their_content(tmp_path: Path, named: bool) -> None:
     folder = write_loras(tmp_path / "loras")

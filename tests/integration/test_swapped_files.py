@@ -16,6 +16,7 @@ import yaml
 from demo_study import DEMO, short_spec
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from slow_cases import first_fast
 from stored_study import store_study
 from torch import Tensor
 
@@ -85,7 +86,7 @@ def as_pickle(folder: Path) -> Path:
 
 
 @swaps
-@pytest.mark.parametrize("written", [as_safetensors, as_pickle])
+@pytest.mark.parametrize("written", first_fast(1, [as_safetensors, as_pickle]))
 def test_a_swapped_parent_is_refused_when_the_study_goes_on(
     tmp_path: Path, written: Callable[[Path], Path], swap: Swap
 ) -> None:

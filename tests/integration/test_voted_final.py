@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import Call
-from demo_study import SMALL, Recorder, ShortStudy, begin
+from demo_study import SMALL, Recorder, ShortStudy, begin, short_spec
 from PIL import Image
 
 from optimizer.outcome.final import FinalProgress
@@ -32,6 +32,7 @@ from studies.records.database import open_database
 from studies.records.finals import Final, load_final
 from studies.records.stored_studies import open_study
 from studies.records.stored_trials import load_trials
+from studies.records.values import Gain
 from studies.records.votes import cast_vote, load_pair, load_votes, show_pair, take_back
 
 TOP = 2
@@ -268,6 +269,41 @@ def test_beside_other_scores_both_count(tmp_path: Path) -> None:
         assert each.objectives[SINGLE] == pytest.approx(sum(means[name] / units[name] for name in units))
     for candidate in final.candidates:
         assert candidate.held_out[SINGLE].basis == "images"  # one prompt
+    short.database.close()
+
+
+def test_a_set_score_keeps_its_interval_whichever_parent_people_prefer(tmp_path: Path) -> None:
+    likeness = short_spec()["scorers"]["likeness"] | {"kind": "kernel"}
+    eight = {"seeds": list(range(11, 19))}  # the fewest images that it takes
+    changes = {"suite": dict(SMALL["suite"]) | {"seeds": list(range(1, 9))}, "final": {"top": TOP} | eight}
+    short = finished(tmp_path, scorers={"preference": None, "likeness": likeness}, **changes)
+    number = final_of(short).candidates[0].number
+
+    def gain() -> Gain:
+        (found,) = [each.held_out["likeness"] for each in final_of(short).candidates if each.number == number]
+        return found
+
+    vote(short, 0, 1, 9)
+    over_a = gain()
+    vote(short, 1, 0, 24)
+    over_b = gain()
+    vote(short, 0, 1, 40)
+    assert (over_a.parent, over_b.parent) == ("A", "B")
+    assert over_b.low is not None
+    assert over_b.value != over_a.value
+    assert gain() == over_a
+    short.database.close()
+
+
+def test_only_merges_that_people_voted_on_take_part(tmp_path: Path) -> None:
+    short = begin(tmp_path, CHANGES, shared=True)
+    short.run()
+    for merge in (2, 4):  # and both lose, so that the third would be expected to be better
+        for time in range(8):
+            cast_vote(short.records, show_pair(short.records, "ann", time % 2, 0, merge).token, "left")
+    Ballots(short.records, short.artifacts)._refresh()
+    hold(short)
+    assert {each.number for each in final_of(short).candidates} == {2, 4}
     short.database.close()
 
 

@@ -139,6 +139,7 @@ class TestFullRight:
             assert dict(evaluation.scores.by_set) == by_set
             assert new.short.runtime.objective.values(evaluation.scores.means) == row.objectives
 
+    @pytest.mark.slow
     def test_it_goes_on_as_if_never_stopped_when_the_old_study_is_gone(self, folder: Path) -> None:
         there, here = folder / "theirs", folder / "ours"
         there.mkdir()
@@ -171,12 +172,14 @@ class TestFullRight:
         assert len(pictures) == 4
         assert all(picture.startswith(b"\xff\xd8") for picture in pictures)  # a JPEG
 
+    @pytest.mark.slow
     def test_several_objectives_of_which_the_old_study_had_one_number(self, old: ShortStudy, folder: Path) -> None:
         new = warm(folder, {"objective": None, "objectives": ["sharpness", "likeness"]})
         for trial, theirs in zip(new.optunas, stored_trials.load_trials(old.records), strict=True):
             by_item, by_set = scores_of(old, theirs)
             assert trial.values == [pytest.approx(sum(by_item["sharpness"]) / len(PROMPTS)), by_set["likeness"]]
 
+    @pytest.mark.slow
     def test_what_the_space_cannot_express_is_kept_without_parameters(self, folder: Path) -> None:
         new = warm(folder, {"space": {"granularity": "sections", "bounds": {"*": [0.3, 1.0]}}})
         states = {str(row.origin): trial.state for row, trial in zip(new.copied, new.optunas, strict=True)}
@@ -209,6 +212,7 @@ class TestFullRight:
     def test_suites_that_are_written_otherwise_and_render_the_same(self, folder: Path, suite: dict[str, Any]) -> None:
         assert len(find(folder, {"suite": {**SMALL["suite"], **suite}}).scored) == 4
 
+    @pytest.mark.slow
     def test_from_postgresql_into_sqlite(self, tmp_path: Path) -> None:
         short = begin(tmp_path, {**OLD, "budget": {"trials": 2}}, url=new_postgresql_url())
         short.run()
@@ -223,6 +227,7 @@ def asked(folder: Path, storage: str | None = None) -> dict[str, str]:
     return {"study": "short", "storage": storage or str(folder / "study.db"), "artifacts": str(folder / "artifacts")}
 
 
+@pytest.mark.slow
 def test_features_of_a_set_score_that_was_dropped_are_passed_over(old: ShortStudy, folder: Path) -> None:
     artifacts = Artifacts.beside(f"sqlite:///{folder}/study.db", folder / "artifacts")
     for row in stored_trials.load_trials(old.records):
@@ -274,6 +279,7 @@ class TestRenderedAnew:
         assert (found.scored, len(found.again)) == ((), 2)
         assert "features that are not stored" in found.notes[0]
 
+    @pytest.mark.slow
     def test_they_are_rendered_on_the_new_suite(self, old: ShortStudy, folder: Path) -> None:
         changes = {"suite": {**SMALL["suite"], "steps": 2}, "warm_start": {"study": "short", "top": 1}}
         new = warm(folder, changes | {"probes": {"uniform": [], "profiles": 0}}, trials=3)

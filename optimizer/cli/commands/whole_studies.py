@@ -71,7 +71,7 @@ def clone(
     study: StudyName,
     new: NewName,
     trials: Annotated[
-        bool, typer.Option("--trials", help="Begin with the finished trials, with their scores and renders.")
+        bool, typer.Option("--trials", help="Begin with the finished trials, with their scores, renders and votes.")
     ] = False,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
@@ -82,6 +82,11 @@ def clone(
     from studies.records.whole_studies import clone_study
 
     made = clone_study(records, store, _usable(new), trials=trials)
+    if trials and made.study.spec.voted is not None:
+        with loading_libraries():
+            from optimizer.preference.values import refresh_preference
+
+        refresh_preference(made)
     copied = f", with {counted(len(load_trials(made)), 'trial')} of it" if trials else ""
     again = advised(f'study resume "{made.study.name}"', made.database.url)
     console.print(escaped(f"{made.study.name} is a clone of {records.study.name}{copied}; begin with: {again}"))

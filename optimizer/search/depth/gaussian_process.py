@@ -110,15 +110,20 @@ NOISE_VARIANCE, NOISE_DEVIATION = 0.1, 1.5
 
 def kernel_of(geometry: Geometry) -> Kernel:
     """Return the sum of both kernels; only that of the parameters if there are no depth features."""
-    count = len(geometry.names)
-    median = max(RATIO_SCALE * math.sqrt(count), 0.4)
-    ratios = LinearMatern(torch.eye(count, dtype=torch.double), geometry.groups, median, SCALE_DEVIATION)
     if not geometry.features:
-        return _scaled(ratios, 1.0)
+        return ratio_kernel(geometry, 1.0)
     weights = torch.from_numpy(geometry.weights)
     median = max(DEPTH_SCALE * math.sqrt(len(weights)), 0.4)
     depth = LinearMatern(weights, tuple(range(len(weights))), median, SCALE_DEVIATION)
-    return AdditiveKernel(_scaled(depth, DEPTH_VARIANCE), _scaled(ratios, RATIO_VARIANCE))
+    return AdditiveKernel(_scaled(depth, DEPTH_VARIANCE), ratio_kernel(geometry, RATIO_VARIANCE))
+
+
+def ratio_kernel(geometry: Geometry, variance: float) -> Kernel:
+    """Return the kernel of the parameters."""
+    count = len(geometry.names)
+    median = max(RATIO_SCALE * math.sqrt(count), 0.4)
+    ratios = LinearMatern(torch.eye(count, dtype=torch.double), geometry.groups, median, SCALE_DEVIATION)
+    return _scaled(ratios, variance)
 
 
 def _scaled(kernel: Kernel, variance: float) -> Kernel:

@@ -93,8 +93,12 @@ class DepthGPSampler(BaseSampler):
         """Propose a value for every parameter of the space."""
         return dict(self.propose(study, trial).params)
 
-    def propose(self, study: Study, trial: FrozenTrial) -> Proposal:
-        """Propose a value for every parameter, with its expected improvement and the sections split by then."""
+    def propose(self, study: Study, trial: FrozenTrial, *, smoothed: bool = False) -> Proposal:
+        """Propose a value for every parameter, with its expected improvement and the sections split by then.
+
+        Args:
+            smoothed: whether the study's values are smoothed already, as those of votes are.
+        """
         geometry = Geometry.of(self._space)
         ties = Ties.of(self._space, geometry)
         trials = study.get_trials(deepcopy=False)
@@ -104,7 +108,7 @@ class DepthGPSampler(BaseSampler):
             subspace = ties.subspace(split)
             choice = _Choice(x=subspace.embed(self._startup_profile(subspace.geometry, trial.number)), split=split)
         else:
-            choice = self._choose(ties, split, observed, trial.number)
+            choice = self._choose(ties, split, observed, trial.number, smoothed=smoothed)
         return Proposal(
             params=geometry.params(choice.x),
             expectation=choice.expectation,
@@ -133,13 +137,13 @@ class DepthGPSampler(BaseSampler):
             sequence.fast_forward(number)
         return np.asarray(profiles(geometry, sequence.random(1))[0])
 
-    def _choose(self, ties: Ties, split: Split, observed: Observations, number: int) -> _Choice:
+    def _choose(self, ties: Ties, split: Split, observed: Observations, number: int, *, smoothed: bool) -> _Choice:
         """Choose by the model, or near the best trial if the model cannot be fitted."""
         from optimizer.search.depth.gaussian_process import NUMERICAL_ERRORS
 
         generator = self._generator(number)
         try:
-            return self._choose_by_model(ties, split, observed, number, generator)
+            return self._choose_by_model(ties, split, observed, number, generator, smoothed=smoothed)
         except NUMERICAL_ERRORS as error:
             _log.warning(
                 "trial %d: the model could not be fitted (%s); trying a merge near the best one instead",
@@ -151,15 +155,24 @@ class DepthGPSampler(BaseSampler):
             return _Choice(x=subspace.embed(perturbed(best, generator)), split=split)
 
     def _choose_by_model(
-        self, ties: Ties, split: Split, observed: Observations, number: int, generator: np.random.Generator
+        self,
+        ties: Ties,
+        split: Split,
+        observed: Observations,
+        number: int,
+        generator: np.random.Generator,
+        *,
+        smoothed: bool,
     ) -> _Choice:
         """Fit the model, split a section if that pays, and maximise the acquisition function; explore now and then."""
         from optimizer.search.depth.acquisition import ConstraintLimits, WithinLimits, acquisition, maximise
         from optimizer.search.depth.gaussian_process import fit, posterior
         from optimizer.search.depth.refine import SubspaceAcquisition
+        from optimizer.search.depth.smoothed import best_mean, interpolated
 
         geometry = ties.geometry
-        models = [fit(geometry, observed.x, values) for values in observed.values.T]
+        model_of = interpolated if smoothed else fit
+        models = [model_of(geometry, observed.x, values) for values in observed.values.T]
         means = np.stack([posterior(model, observed.x)[0] for model in models], axis=1)
         slack = [fit(geometry, observed.x, each) for each in observed.slack.T]
         limits = ConstraintLimits(models=slack, values=observed.limits, kept=observed.violation == 0)
@@ -171,6 +184,9 @@ class DepthGPSampler(BaseSampler):
         if ties.sections:
             function = SubspaceAcquisition(function, subspace)
         centers = subspace.project(centers)
+        if smoothed and len(models) == 1 and not slack:
+            points = subspace.embed(candidates(subspace.geometry, centers, self._candidates, generator))
+            return _Choice(x=best_mean(models[0], points, observed.pending), split=split)
         tried = subspace.contained(np.concatenate([observed.x, observed.pending]))
         may_explore = number % EXPLORE_EVERY == 0 and bool(geometry.features)
         if not may_explore or len(models) == 1:  # several objectives have no single number to decide by: they explore

@@ -330,6 +330,7 @@ def test_fewer_than_eight_images_are_refused(
             scorer.score(torch.zeros(1, 64))
 
 
+@pytest.mark.slow
 def test_fid_and_kid_from_a_spec(
     inception_weights: Path, make_folder: Callable[..., Path], context: BuildContext
 ) -> None:

@@ -14,6 +14,7 @@ from checkpoints import random_tensors
 from comfy_nodes import saved_by, steps_apart
 from merge_cases import FIRST_CONVOLUTION
 from safetensors.torch import save_file
+from slow_cases import first_fast, slow_but
 from small_files import small_parents
 from small_loras import TEXT, UNET, write_lora
 
@@ -84,7 +85,7 @@ def assert_same(
     assert compared > (100 if not without else 50)
 
 
-@pytest.mark.parametrize("architecture", [SD15, SDXL])
+@pytest.mark.parametrize("architecture", first_fast(1, [SDXL, SD15]))
 def test_a_weighted_sum_by_blocks_is_the_same_merge(architecture: Architecture) -> None:
     merge, files = recipe(architecture, step(architecture, by_block())), ingredients(architecture)
     workflow = comfy_workflow(merge, files, "best")
@@ -113,7 +114,7 @@ CHAINS: Mapping[str, Sequence[Step]] = {
 }
 
 
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("name", slow_but(CHAINS, "a sum of two sums", "add difference", "the VAE of C"))
 def test_chains_and_other_methods_of_core_nodes_are_the_same_merge(name: str) -> None:
     merge, files = recipe(SD15, *CHAINS[name], parents=3), ingredients(SD15, 3)
     workflow = comfy_workflow(merge, files, "best")
@@ -143,6 +144,7 @@ def with_lora(merge: Recipe, weight: Callable[[str], float]) -> Recipe:
     return replace(merge, loras=(use,), vae=BakedVae(name="vae", sha256="2" * 64))
 
 
+@pytest.mark.slow
 def test_loras_and_a_baked_vae_are_in_the_same_merge(folder: Path) -> None:
     files = opened(folder)
     merge = with_lora(recipe(SD15, step(SD15, by_block())), lambda place: -0.6 if place == "text_encoder" else 0.8)

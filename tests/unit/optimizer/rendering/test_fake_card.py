@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fake_card import CARD, FakeCard, registered_worker
 from live import weighted, with_small_unet
 from marked_files import COSXL, PLAYGROUND, V_PRED, ZERO_SNR, write_header, write_marked
 from merge_cases import Case
+from slow_cases import first_fast
 from small_files import small_parents
 from stochastic_samplers import STOCHASTIC
 from torch import Tensor, nn
@@ -39,6 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 HALF = torch.float16
 STEPS = 3
+SD15_FAST = pytest.mark.parametrize("architecture", first_fast(1, Architecture))
 
 # How often the host waits for the card in one step, at most: noise of a step is drawn on the CPU.
 WAITS: Mapping[SamplerName, int] = dict.fromkeys(SAMPLERS, 0) | dict.fromkeys(STOCHASTIC, 1)
@@ -109,7 +112,7 @@ def small(models: Mapping[Architecture, LiveModels], card: FakeCard) -> Mapping[
         return {name: with_small_unet(live) for name, live in models.items()}
 
 
-@pytest.mark.parametrize("architecture", list(Architecture))
+@SD15_FAST
 def test_no_step_waits_for_the_card(
     architecture: Architecture, models: Mapping[Architecture, LiveModels], card: FakeCard
 ) -> None:
@@ -148,7 +151,8 @@ def test_a_step_waits_no_more_often_than_its_sampler_must_and_latents_are_float3
     assert (seen[-1] - seen[-2]).total() <= WAITS[sampler], seen[-1] - seen[-2]
 
 
-@pytest.mark.parametrize("architecture", [Architecture.SD15, pytest.param(Architecture.SDXL, marks=pytest.mark.slow)])
+@pytest.mark.slow  # the calls of perturbed attention are those of the test before
+@pytest.mark.parametrize("architecture", list(Architecture))
 def test_nothing_waits_for_perturbed_attention_and_rescaled_guidance(
     architecture: Architecture, models: Mapping[Architecture, LiveModels], card: FakeCard
 ) -> None:
@@ -158,10 +162,20 @@ def test_nothing_waits_for_perturbed_attention_and_rescaled_guidance(
     assert seen[-1] == seen[-2] == seen[-3]
 
 
-@pytest.mark.parametrize("upscaler", ["latent", "latent_bicubic_antialiased"])
-@pytest.mark.parametrize("architecture", list(Architecture))
+@pytest.mark.parametrize(
+    ("upscaler", "architecture"),
+    first_fast(
+        2,
+        [
+            ("latent", Architecture.SD15),
+            ("latent_bicubic_antialiased", Architecture.SDXL),
+            ("latent", Architecture.SDXL),
+            ("latent_bicubic_antialiased", Architecture.SD15),
+        ],
+    ),
+)
 def test_a_second_pass_renders_on_the_card(
-    small: Mapping[Architecture, LiveModels], card: FakeCard, architecture: Architecture, upscaler: str
+    small: Mapping[Architecture, LiveModels], card: FakeCard, upscaler: str, architecture: Architecture
 ) -> None:
     settings = suite(hires={"scale": 2, "upscaler": upscaler}, sampler="dpmpp_2m_sde", schedule="karras")
     with registered_worker(card):
@@ -191,7 +205,7 @@ def test_every_prediction_renders_on_the_card(
 
 @pytest.mark.parametrize(
     ("architecture", "channels", "markers"),
-    [("sd15", 9, {}), pytest.param("sdxl", 8, COSXL, marks=pytest.mark.slow), ("sdxl", 4, PLAYGROUND)],
+    first_fast(1, [("sd15", 9, {}), ("sdxl", 8, COSXL), ("sdxl", 4, PLAYGROUND)]),
 )
 def test_models_of_other_channels_and_latents_render_on_the_card(
     architecture: str, channels: int, markers: Mapping[str, Tensor], card: FakeCard, tmp_path: Path
@@ -199,12 +213,13 @@ def test_models_of_other_channels_and_latents_render_on_the_card(
     """Inpainting, instructions, and latents with a mean and a deviation."""
     parents = (write_marked(tmp_path / "a.safetensors", markers, architecture=architecture, channels=channels),)
     with registered_worker(card):
-        models = models_of(parents)
+        models = with_small_unet(models_of(parents))
         with waits_at_steps(models, card) as seen:
             assert_renders(models, suite())
     assert seen[-1] == seen[-2]
 
 
+@pytest.mark.slow
 def test_bfloat16_renders_on_the_card(card: FakeCard) -> None:
     with registered_worker(card):
         models = models_of(small_parents(Architecture.SDXL)[:1], dtype=torch.bfloat16)
@@ -212,7 +227,7 @@ def test_bfloat16_renders_on_the_card(card: FakeCard) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"clip_skip": 2}, {"cfg": 1.0}], ids=str)
-@pytest.mark.parametrize("architecture", list(Architecture))
+@SD15_FAST
 def test_with_clip_skip_and_without_guidance(
     architecture: Architecture,
     changes: Mapping[str, Any],
@@ -231,11 +246,16 @@ CHAINS = {
         Operation(method="slerp", inputs=("result-1", "A")),
     ),
 }
+FAST_MERGES = [
+    *(("weighted sum", placement) for placement in Placement),
+    ("add difference", Placement.DEVICE),
+    ("tensor by tensor", Placement.HOST),
+]
+MERGES = [*FAST_MERGES, *first_fast(0, (each for each in product(CHAINS, Placement) if each not in FAST_MERGES))]
 
 
-@pytest.mark.parametrize("placement", list(Placement))
-@pytest.mark.parametrize("chain", CHAINS)
-@pytest.mark.parametrize("architecture", [Architecture.SD15, pytest.param(Architecture.SDXL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("chain", "placement"), MERGES)
+@SD15_FAST
 def test_sources_of_every_placement_are_merged_on_the_card_empty_markers_too(
     architecture: Architecture, chain: str, placement: Placement, card: FakeCard, tmp_path: Path
 ) -> None:
@@ -285,23 +305,24 @@ class TestFaultsAreFound:
             with pytest.raises(RuntimeError, match="should be the same"):
                 Renderer(models[Architecture.SD15], suite()).render()
 
-    def test_a_step_that_looks_at_the_latents(self, models: Mapping[Architecture, LiveModels], card: FakeCard) -> None:
+    def test_a_step_that_looks_at_the_latents(self, small: Mapping[Architecture, LiveModels], card: FakeCard) -> None:
         def look(_module: nn.Module, _inputs: object, out: Tensor) -> None:
             assert not out.sum().item()
             assert len(out.nonzero()) == 1
             out.copy_(torch.randn(out.shape).to(out))
             out.cpu()
 
-        unet = models[Architecture.SD15].unet
+        unet = small[Architecture.SD15].unet
         handle = unet.conv_in.register_forward_hook(look)
         try:
-            with registered_worker(card), waits_at_steps(models[Architecture.SD15], card) as seen:
-                Renderer(models[Architecture.SD15], suite()).render()
+            with registered_worker(card), waits_at_steps(small[Architecture.SD15], card) as seen:
+                Renderer(small[Architecture.SD15], suite()).render()
         finally:
             handle.remove()
         assert seen[-1] - seen[-2] == {"number": 1, "nonzero": 1, "to the card": 1, "from the card": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [False, True])
 def test_the_unet_alone_sums_in_fp16_and_only_where_it_is_asked_to(
     residents: Mapping[Architecture, ResidentModel], card: FakeCard, asked: bool

@@ -14,6 +14,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPAGPipeline, StableDiffusionXLPAGPipeline
 from diffusers_pipelines import TRAINED_NOISE
 from live import CPU, lively, resident_of
+from slow_cases import first_fast
 from small_files import small_parents
 from torch import Tensor
 
@@ -90,7 +91,7 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 
 @pytest.mark.parametrize("architecture", list(Architecture))
-@pytest.mark.parametrize(("cfg", "scale"), [(4.0, 3.0), (1.0, 2.5)])
+@pytest.mark.parametrize(("cfg", "scale"), first_fast(1, [(4.0, 3.0), (1.0, 2.5)]))
 def test_latents_are_those_of_diffusers(
     architecture: Architecture, cfg: float, scale: float, models: Mapping[Architecture, LiveModels]
 ) -> None:
@@ -100,6 +101,7 @@ def test_latents_are_those_of_diffusers(
     assert distance(found, latents(live, suite(cfg=cfg))) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [["up_blocks.1"], ["down", "mid"], ["up_blocks.1.attentions.0", "mid_block"]])
 def test_other_layers_are_those_of_diffusers(layers: list[str], models: Mapping[Architecture, LiveModels]) -> None:
     live, settings = models[Architecture.SD15], suite(pag={"scale": 2, "layers": layers})

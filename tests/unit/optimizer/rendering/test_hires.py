@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from live import CPU, lively, resident_of
+from slow_cases import first_fast, slow_but
 from small_files import small_parents
 from torch import Tensor
 
@@ -42,7 +43,7 @@ def images(models: LiveModels, settings: SuiteSettings, **renderer: Any) -> tupl
     return Renderer(models, settings, **renderer).render().images
 
 
-@pytest.mark.parametrize("upscaler", UPSCALERS)
+@pytest.mark.parametrize("upscaler", slow_but(UPSCALERS, "latent", "lanczos"))
 def test_an_image_has_the_size_of_the_second_pass(models: LiveModels, upscaler: str) -> None:
     settings = suite({"scale": 2, "steps": 2, "denoise": 0.6, "upscaler": upscaler}, sizes=["64x128"])
     found = images(models, settings)
@@ -63,6 +64,7 @@ def test_renders_are_both_passes_one_after_the_other(models: LiveModels) -> None
     assert int((image.int() - (pixels.clamp(0, 1) * 255).round().int()).abs().max()) <= 1
 
 
+@pytest.mark.slow
 def test_prompts_with_and_without_it_stand_beside_each_other(models: LiveModels) -> None:
     both = images(models, suite(2, prompts=["a cat", {"prompt": "a dog", "hires": False}]))
     assert [image.shape[-1] for image in both] == [128, 128, 64, 64]
@@ -72,7 +74,7 @@ def test_prompts_with_and_without_it_stand_beside_each_other(models: LiveModels)
         assert torch.equal(image, alone)
 
 
-@pytest.mark.parametrize("upscaler", ["latent", "lanczos"])
+@pytest.mark.parametrize("upscaler", first_fast(1, ["latent", "lanczos"]))
 def test_images_do_not_depend_on_the_batch(models: LiveModels, upscaler: str) -> None:
     settings = suite({"scale": 2, "upscaler": upscaler}, seeds=[1, 2, 3], sampler="euler_ancestral")
     together, alone = images(models, settings), images(models, settings, batch_size=1)
@@ -80,6 +82,7 @@ def test_images_do_not_depend_on_the_batch(models: LiveModels, upscaler: str) ->
         assert float((one.int() - other.int()).abs().float().mean()) < 0.1
 
 
+@pytest.mark.slow
 def test_the_limit_of_a_device_is_that_of_the_large_image(models: LiveModels) -> None:
     limits = LargestBatches()
     limits.lower("unet", (128, 128), 2, "too large")
@@ -88,14 +91,17 @@ def test_the_limit_of_a_device_is_that_of_the_large_image(models: LiveModels) ->
     assert done == [1, 2]
 
 
-@pytest.mark.parametrize(("scale", "side"), [(1.5, 96), (1.3, 80), (1.15, 72)])
+@pytest.mark.parametrize(("scale", "side"), first_fast(1, [(1.3, 80), (1.5, 96), (1.15, 72)]))
 def test_sizes_are_cut_to_whole_latents(models: LiveModels, sdxl: LiveModels, scale: float, side: int) -> None:
     for each in (models, sdxl):
         (image, _) = images(each, suite({"scale": scale, "upscaler": "lanczos"}))
         assert image.shape == (3, side, side)
 
 
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if "_" not in name or name.endswith("a1111")])
+SOME_SAMPLERS = [name for name in SAMPLERS if "_" not in name or name.endswith("a1111")]
+
+
+@pytest.mark.parametrize("sampler", slow_but(SOME_SAMPLERS, "heun", "ddim_a1111"))
 def test_samplers_make_a_second_pass(sampler: str, models: LiveModels) -> None:
     (image, _) = images(models, suite({"steps": 4, "denoise": 0.5}, sampler=sampler))
     assert image.shape == (3, 128, 128)
@@ -144,14 +150,17 @@ class TestPrompts:
         settings = [suite({"steps": 4, "denoise": 0.6}, prompts=[text], steps=4, seeds=[1]) for text in (one, other)]
         return torch.equal(*(images(models, each)[0] for each in settings))
 
+    @pytest.mark.slow
     def test_shares_above_1_and_late_steps_are_of_the_second_pass(self, models: LiveModels) -> None:
         assert self.same_images(models, "a [cat:dog:1.5]", "a [cat:dog:6]")
         assert not self.same_images(models, "a [cat:dog:1.5]", "a cat")
         assert not self.same_images(models, "a [cat:dog:1.5]", "a dog")
 
+    @pytest.mark.slow
     def test_an_edit_of_the_first_pass_holds_in_the_second(self, models: LiveModels) -> None:
         assert not self.same_images(models, "a [cat:dog:0.5]", "a dog")
 
+    @pytest.mark.slow
     def test_prompts_that_do_not_change_are_embedded_once(self, models: LiveModels) -> None:
         calls: list[int] = []
         encoder = models.text_encoders["text_encoder"]

@@ -14,6 +14,7 @@ from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
 from embedded_prompts import embedded
 from live import CPU, resident_of, weighted
 from marked_files import COSXL, write_marked
+from slow_cases import first_fast
 from torch import Tensor, nn
 
 from optimizer.errors import RenderError
@@ -158,7 +159,7 @@ class TestInpainting:
             greys.append(seen[0][:1, 5:])
         assert (greys[0] - greys[1]).abs().max() > 1e-3
 
-    @pytest.mark.parametrize("sampler", ["ddim_comfyui", "euler_ancestral"])
+    @pytest.mark.parametrize("sampler", first_fast(1, ["euler_ancestral", "ddim_comfyui"]))
     def test_images_do_not_depend_on_the_batch_or_on_another_renderer(
         self, device: torch.device, sampler: str, tmp_path: Path
     ) -> None:
@@ -188,7 +189,7 @@ class TestInstruction:
         torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("channels", [INPAINTING, INSTRUCTION])
+@pytest.mark.parametrize("channels", first_fast(1, [INPAINTING, INSTRUCTION]))
 def test_sdxl_and_edm_models_of_both_kinds_render(device: torch.device, channels: int, tmp_path: Path) -> None:
     """CosXL Edit is an EDM model that takes an image."""
     checkpoint = write_marked(tmp_path / "a.safetensors", COSXL, architecture="sdxl", channels=channels)

@@ -28,6 +28,7 @@ from embedded_prompts import embedded, encoder_of, item_of
 from live import CPU, resident_of, weighted
 from marked_files import write_marked
 from safetensors.torch import save_file
+from slow_cases import first_fast
 from small_files import small_parents
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -370,8 +371,20 @@ class TestBatches:
 
 
 class TestBatchSize:
-    @BOTH
-    @pytest.mark.parametrize("sampler", ["ddim_comfyui", "euler_ancestral", "dpmpp_2m_sde"])
+    @pytest.mark.parametrize(
+        ("architecture", "sampler"),
+        first_fast(
+            2,
+            [
+                (Architecture.SD15, "euler_ancestral"),
+                (Architecture.SDXL, "dpmpp_2m_sde"),
+                (Architecture.SD15, "ddim_comfyui"),
+                (Architecture.SD15, "dpmpp_2m_sde"),
+                (Architecture.SDXL, "ddim_comfyui"),
+                (Architecture.SDXL, "euler_ancestral"),
+            ],
+        ),
+    )
     def test_images_do_not_depend_on_it(
         self, architecture: Architecture, sampler: str, models: Mapping[Architecture, LiveModels]
     ) -> None:
@@ -400,7 +413,7 @@ class TestBatchSize:
 
 
 class TestStages:
-    @BOTH
+    @pytest.mark.parametrize("architecture", first_fast(1, Architecture))
     def test_a_stage_is_rendered_alike_whether_others_follow_or_not(
         self, architecture: Architecture, models: Mapping[Architecture, LiveModels]
     ) -> None:
@@ -427,7 +440,7 @@ class TestStages:
 
 
 class TestSettings:
-    @pytest.mark.parametrize("steps", [2, 4])
+    @pytest.mark.parametrize("steps", first_fast(1, [2, 4]))
     @pytest.mark.parametrize("sampler", SAMPLERS)
     def test_every_sampler_renders(self, sampler: str, steps: int, models: Mapping[Architecture, LiveModels]) -> None:
         settings = suite(sampler=sampler, steps=steps, seeds=(1,))

@@ -15,6 +15,7 @@ from decoded import float_pixels
 from embedded_prompts import embedded
 from live import resident_of
 from marked_files import COSXL, PLAYGROUND, V_PRED, ZERO_SNR, write_marked
+from slow_cases import first_fast, slow_but
 from torch import Tensor, nn
 
 from optimizer.merging.files.checkpoint import Checkpoint
@@ -166,7 +167,7 @@ def test_zero_snr_begins_in_pure_noise_on_the_rescaled_schedule(sd15: Mapping[st
     torch.testing.assert_close(found, torch.cat(expected) / 0.18215, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
+@pytest.mark.parametrize("architecture", slow_but(["sd15", "sdxl"], "sdxl"))
 def test_cosxl_is_euler_on_preconditioned_v(device: torch.device, architecture: str, tmp_path: Path) -> None:
     settings = suite(sampler="euler", seeds=[5])
     models = live_models(write_marked(tmp_path / "a.safetensors", COSXL, architecture=architecture), settings, device)
@@ -187,7 +188,7 @@ def test_playground_is_edm_on_latents_with_a_mean_and_deviation(device: torch.de
     torch.testing.assert_close(render(models, settings).latents, expected, rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
+@pytest.mark.parametrize("architecture", first_fast(1, ["sd15", "sdxl"]))
 def test_a_flow_is_euler_on_straight_lines(device: torch.device, architecture: str, tmp_path: Path) -> None:
     settings = suite(sampler="euler", schedule="simple", steps=4, sgm_noise_multiplier=False, seeds=[5])
     path, metadata = tmp_path / "a.safetensors", {"modelspec.prediction_type": "flow", "mergetune.shift": "2"}
@@ -201,7 +202,7 @@ def test_a_flow_is_euler_on_straight_lines(device: torch.device, architecture: s
     torch.testing.assert_close(render(models, settings).latents, sample / scale, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", slow_but(SAMPLERS, "euler", "dpmpp_2m_sde", "uni_pc", "ddim_a1111", "lcm"))
 def test_every_sampler_renders_every_prediction(name: SamplerName, sd15: Mapping[str, LiveModels]) -> None:
     settings = suite(sampler=name, seeds=[1], cfg=1)
     found = {marking: render(models, settings) for marking, models in sd15.items()}
@@ -219,6 +220,7 @@ def test_one_step_is_enough(marking: str, name: SamplerName, sd15: Mapping[str, 
     assert render(sd15[marking], suite(sampler=name, steps=1)).latents.isfinite().all()
 
 
+@pytest.mark.slow
 def test_the_suite_can_say_what_no_marker_does(
     device: torch.device, sd15: Mapping[str, LiveModels], tmp_path: Path
 ) -> None:

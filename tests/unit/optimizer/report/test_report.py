@@ -19,6 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 from reported_study import ReportedStudy, begin_reported, hold_final, noise, store_final_pictures, store_pictures
+from slow_cases import first_fast
 
 from optimizer.cli import main
 from optimizer.errors import NothingToReportError, WeightsError
@@ -234,6 +235,7 @@ def test_text_and_pictures_together_stay_within_the_limit(tmp_path: Path) -> Non
     assert len(Parsed(page).pictures) > 300
 
 
+@pytest.mark.slow
 def test_a_final_without_stored_renders_gives_the_pictures_of_the_search_with_its_seeds(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=14, **ONE)
     hold_final(study, {})
@@ -256,7 +258,7 @@ def test_a_study_without_a_final_is_not_said_to_have_won(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(-0.5, "In the final no merge beats parent"), (0.0, "includes 0, so it may be luck")],
+    first_fast(1, [(-0.5, "In the final no merge beats parent"), (0.0, "includes 0, so it may be luck")]),
     ids=["a loss", "an interval across 0"],
 )
 def test_a_claim_that_the_final_refutes_is_not_the_result(tmp_path: Path, change: float, said: str) -> None:
@@ -272,6 +274,7 @@ def test_a_claim_that_the_final_refutes_is_not_the_result(tmp_path: Path, change
     assert ("mergetune export" in text) is (change == 0)
 
 
+@pytest.mark.slow
 def test_where_every_candidate_failed_nothing_of_the_search_is_claimed(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=14, **ONE)
     hold_final(study, {}, failed=True)
@@ -284,6 +287,7 @@ def test_where_every_candidate_failed_nothing_of_the_search_is_claimed(tmp_path:
     assert 'class="number"' not in page
 
 
+@pytest.mark.slow
 def test_a_final_that_lost_and_is_outdated_is_still_heard(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=14, **ONE)
     worse = {trial.number: {"sharpness": (-1.0,) * ITEMS} for trial in study.trials() if not trial.origin.parent}
@@ -365,6 +369,7 @@ def test_parents_alone_give_a_report_that_says_so(tmp_path: Path) -> None:
     assert "this parent alone has the best objective" in text
 
 
+@pytest.mark.slow
 def test_a_lost_picture_leaves_the_others_and_is_counted(tmp_path: Path) -> None:
     study = begin_reported(tmp_path, "one", ratios_matter, trials=12, **ONE)
     chosen = results_of(study.records, study.objective).shown

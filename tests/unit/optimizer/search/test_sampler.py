@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState, create_trial
+from slow_cases import slow_but
 
 from optimizer.search.probes import Probe, make_probes
 from optimizer.search.sampler import ProbesFirst, check_options, distributions, make_sampler
@@ -154,7 +155,7 @@ class TestProbesFirst:
 
 
 class TestEverySampler:
-    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("name", slow_but(NAMES, "depth", "tpe"))
     def test_it_goes_on_after_every_interruption_as_if_there_had_been_none(
         self, name: SamplerName, space: SearchSpace, tmp_path: Path
     ) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from checkpoints import write_checkpoint
 from live import weighted
+from slow_cases import first_fast, slow_but
 
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.placement import Placement
@@ -21,7 +22,8 @@ from studies.spec.suite import SuitePrompt, SuiteSettings
 COMPONENTS: tuple[Component, ...] = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
-@pytest.fixture(scope="module", params=list(Architecture))
+# SDXL has every component.
+@pytest.fixture(scope="module", params=first_fast(1, [Architecture.SDXL, Architecture.SD15]))
 def parents(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Parents:
     folder = tmp_path_factory.mktemp(str(request.param))
     paths = [write_checkpoint(folder / f"{seed}.safetensors", request.param, seed) for seed in range(2)]
@@ -37,7 +39,7 @@ def model(
     )
 
 
-@pytest.mark.parametrize("placement", list(Placement))
+@pytest.mark.parametrize("placement", slow_but(Placement, Placement.DEVICE))
 def test_each_has_the_bits_that_it_has_when_all_stay(
     parents: Parents, device: torch.device, placement: Placement
 ) -> None:
@@ -67,6 +69,7 @@ def test_where_all_stay_using_one_changes_nothing(parents: Parents, device: torc
     assert whole.nbytes() == before
 
 
+@pytest.mark.slow
 def test_a_merge_that_is_broken_off_is_made_again_when_its_component_is_used(
     parents: Parents, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

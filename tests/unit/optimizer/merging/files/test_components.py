@@ -11,6 +11,7 @@ import torch
 from checkpoints import random_tensors
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, convert_open_clip_checkpoint
 from safetensors.torch import save_file
+from slow_cases import first_fast
 from torch import Tensor
 
 from optimizer.errors import CheckpointError
@@ -88,7 +89,7 @@ def test_a_vae_of_other_names_is_read_under_the_usual_ones_with_a_note(renamed: 
 
 
 @VAE_NAMES
-@pytest.mark.parametrize("prefix", [VAE, "", "vae."])
+@pytest.mark.parametrize("prefix", first_fast(1, ["", VAE, "vae."]))
 def test_a_vae_file_of_other_names_is_baked_whole(renamed: Renamed, prefix: str, tmp_path: Path) -> None:
     given = vae_of(random_tensors("sd15", 3))
     named = {prefix + key.removeprefix(VAE): row for key, row in renamed(given).items()}
@@ -148,7 +149,7 @@ PARTS = pytest.mark.parametrize(
 
 
 @PARTS
-@pytest.mark.parametrize("kept", [2, -1])
+@pytest.mark.parametrize("kept", first_fast(1, [2, -1]))
 def test_what_is_incomplete_in_a_is_taken_whole_from_the_next_that_has_it(
     architecture: str, prefix: str, component: str, kept: int, tmp_path: Path
 ) -> None:
@@ -202,7 +203,7 @@ def test_a_given_vae_that_is_incomplete_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
-@pytest.mark.parametrize("lost", ["out.2.weight", "time_embed.0.bias", "input_blocks.0.0.weight"])
+@pytest.mark.parametrize("lost", first_fast(1, ["time_embed.0.bias", "out.2.weight", "input_blocks.0.0.weight"]))
 def test_a_u_net_without_what_every_one_has_is_refused(architecture: str, lost: str, tmp_path: Path) -> None:
     key = f"model.diffusion_model.{lost}"
     whole, damaged = random_tensors(architecture, 1), random_tensors(architecture, 2)
@@ -215,7 +216,8 @@ def test_a_u_net_without_what_every_one_has_is_refused(architecture: str, lost: 
 
 
 @pytest.mark.parametrize(
-    "lost", ["final_layer_norm.weight", "embeddings.position_embedding.weight", "encoder.layers.0.mlp.fc1.bias"]
+    "lost",
+    first_fast(1, ["encoder.layers.0.mlp.fc1.bias", "final_layer_norm.weight", "embeddings.position_embedding.weight"]),
 )
 def test_a_text_encoder_that_no_parent_has_whole_is_refused(lost: str, tmp_path: Path) -> None:
     key = f"{TEXT}text_model.{lost}"

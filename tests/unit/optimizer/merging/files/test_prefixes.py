@@ -10,6 +10,7 @@ import torch
 from checkpoints import random_tensors
 from diffusers_pipelines import small_pipeline
 from safetensors.torch import load_file, save_file
+from slow_cases import first_fast
 from torch import Tensor, nn
 
 from optimizer.errors import CheckpointError
@@ -61,7 +62,7 @@ def ingredients(tmp_path: Path, vae: Mapping[str, Tensor]) -> Ingredients:
         "autoencoder.net.",
     ],
 )
-@pytest.mark.parametrize("spelled", [str, shortcuts])
+@pytest.mark.parametrize("spelled", first_fast(1, [shortcuts, str]))
 def test_a_vae_below_any_one_prefix_is_baked_whole(prefix: str, spelled: Renamed, tmp_path: Path) -> None:
     given = vae_of(3)
     files = ingredients(tmp_path, {prefix + spelled(key.removeprefix(VAE)): row for key, row in given.items()})
@@ -156,7 +157,7 @@ NAMES = pytest.mark.parametrize(
 
 
 @NAMES
-@pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
+@pytest.mark.parametrize("architecture", first_fast(1, ["sd15", "sdxl"]))
 def test_a_checkpoint_below_one_prefix_is_read_under_the_usual_names_with_a_note(
     named: Renamed, architecture: str, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from checkpoints import random_tensors
 from command_line import caller, enter
 from diffusers_pipelines import small_pipeline
 from safetensors.torch import load_file, save_file
+from slow_cases import first_fast
 from torch import Tensor
 
 from optimizer.errors import CheckpointError
@@ -107,12 +108,7 @@ def quantised(
     ("suffix", "prefix"),
     [
         ("safetensors", UNET),
-        ("safetensors", TEXT),
-        ("ckpt", VAE),
-        *(
-            pytest.param(*rest, marks=pytest.mark.slow)
-            for rest in (("safetensors", VAE), ("ckpt", UNET), ("ckpt", TEXT))
-        ),
+        *first_fast(0, [("safetensors", TEXT), ("ckpt", VAE), ("safetensors", VAE), ("ckpt", UNET), ("ckpt", TEXT)]),
     ],
 )
 def test_a_checkpoint_with_a_quantised_part_is_refused(
@@ -154,7 +150,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @FORMATS
-@pytest.mark.parametrize("component", ["unet", "text_encoder"])
+@pytest.mark.parametrize("component", first_fast(1, ["unet", "text_encoder"]))
 def test_a_folder_with_a_quantised_component_is_refused(
     quantise: Callable[[str, Tensor], dict[str, Tensor]], component: str, pipeline: Path, tmp_path: Path
 ) -> None:
@@ -217,7 +213,7 @@ def scales_apart(name: str, tensors: Mapping[str, Tensor], prefix: str) -> dict[
         (torch.bfloat16, "quantised.scales.{layer}.value"),
     ],
 )
-@pytest.mark.parametrize("prefix", [UNET, TEXT, VAE])
+@pytest.mark.parametrize("prefix", first_fast(1, [TEXT, UNET, VAE]))
 def test_scales_below_a_prefix_of_their_own_are_refused(
     name: str, dtype: torch.dtype, prefix: str, tmp_path: Path
 ) -> None:

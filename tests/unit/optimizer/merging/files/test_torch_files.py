@@ -17,6 +17,7 @@ import pytest
 import torch
 from checkpoints import random_tensors
 from safetensors.torch import save_file
+from slow_cases import first_fast
 from torch import Tensor
 
 from basics.files import sha256_of
@@ -45,7 +46,7 @@ def of_another_package(monkeypatch: pytest.MonkeyPatch, module: str, name: str, 
 
 class TestReading:
     @ZIP_OR_LEGACY
-    @pytest.mark.parametrize("suffix", ["ckpt", "pt", "pth", "CKPT"])
+    @pytest.mark.parametrize("suffix", first_fast(1, ["ckpt", "pt", "pth", "CKPT"]))
     def test_tensors_are_those_that_were_saved(self, suffix: str, zipped: bool, tmp_path: Path) -> None:
         tensors = random_tensors("sd15", 1)
         checkpoint = Checkpoint.open(save(tmp_path / f"a.{suffix}", {"state_dict": tensors}, zipped=zipped))
@@ -110,6 +111,7 @@ class TestReading:
         assert packed.stat().st_size < plain.stat().st_size / 2
         assert torch.equal(Checkpoint.open(packed).tensor("w"), tensor)
 
+    @pytest.mark.slow
     def test_a_large_zip_is_mapped_and_not_loaded(self, tmp_path: Path) -> None:
         """Measured in a process of its own: opening 256 MB must not take 256 MB."""
         path = save(tmp_path / "large.ckpt", {"w": torch.zeros(64, 1 << 20)})

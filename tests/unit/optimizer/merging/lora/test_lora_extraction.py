@@ -14,6 +14,7 @@ from checkpoints import random_tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from slow_cases import first_fast
 from small_files import small_parents
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from optimizer.merging.lora.file import Lora, delta
 from search_spaces.blocks import Architecture, place_of
 
 BOTH = pytest.mark.parametrize("architecture", list(Architecture))
+SD15_FAST = pytest.mark.parametrize("architecture", first_fast(1, Architecture))
 UNET = "model.diffusion_model."
 
 
@@ -56,7 +58,7 @@ def matrices(key: str, difference: np.ndarray) -> list[np.ndarray]:
 
 
 class TestEnergy:
-    @BOTH
+    @SD15_FAST
     def test_shares_of_every_place_are_those_of_numpys_singular_values(self, architecture: Architecture) -> None:
         rank, conv_rank = 12, 5
         lora = extracted(architecture.value, rank, conv_rank)
@@ -96,13 +98,14 @@ class TestEnergy:
         assert without.overall.kept < with_them.overall.kept
         assert without.overall.total == with_them.overall.total
 
+    @pytest.mark.slow
     def test_more_rank_keeps_more(self) -> None:
         shares = [extracted("sdxl", rank).overall.kept_share for rank in (2, 12, 48)]
         assert shares == sorted(set(shares))
 
 
 class TestFactors:
-    @BOTH
+    @SD15_FAST
     def test_all_ranks_baked_onto_a_give_the_layers_of_b(self, architecture: Architecture, tmp_path: Path) -> None:
         a, b, _ = small_parents(architecture.value)
         write_lora(tmp_path / "all.safetensors", extract(a, b, 10_000, dtype=torch.float32))
@@ -202,7 +205,9 @@ class TestCheckpoints:
         (linear,) = extract(a, b, 4).factors.values()
         assert all(torch.equal(one, two) for one, two in zip(linear, convolution, strict=True))
 
-    @pytest.mark.parametrize("stored", [torch.ones(7), torch.full((32,), torch.nan), torch.ones(32, 1, 1)])
+    @pytest.mark.parametrize(
+        "stored", first_fast(1, [torch.full((32,), torch.nan), torch.ones(7), torch.ones(32, 1, 1)])
+    )
     def test_no_vae_stands_in_the_way(self, stored: Tensor, tmp_path: Path) -> None:
         """Of another shape, of no numbers, or stored otherwise: a LoRA holds none of it."""
         key = "first_stage_model.decoder.norm_out.bias"

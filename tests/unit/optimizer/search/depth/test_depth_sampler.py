@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from slow_cases import first_fast
 
 from optimizer.search.depth.features import Geometry
 from optimizer.search.depth.observations import Scale
@@ -215,6 +216,7 @@ class TestProposals:
         down = observed(SECTIONS, lambda params: (-hill(params)[0],), 12, ["minimize"])
         assert proposal(SECTIONS, up) == proposal(SECTIONS, down)
 
+    @pytest.mark.slow
     def test_several_objectives_are_traded_off(self) -> None:
         """Two hills, at .2 and .8 everywhere: the front lies between them."""
 
@@ -281,12 +283,13 @@ class TestLongStudies:
 
 
 class TestSearching:
-    @pytest.mark.parametrize(("function", "trials", "left"), [(rising, 18, 0.5), (hill, 21, 0.75)])
+    @pytest.mark.parametrize(("function", "trials", "left"), first_fast(1, [(rising, 18, 0.5), (hill, 21, 0.75)]))
     def test_it_beats_random_by_far(self, function: Function, trials: int, left: float) -> None:
         """What it leaves of the way to the top is a share of what the luckiest of 20 random searches leaves."""
         random = [max(function(drawn(BLOCKS, 1000 * seed + i))[0] for i in range(trials)) for seed in range(20)]
         assert max(value for _, value in run(BLOCKS, function, trials, 1)) > left * max(random)
 
+    @pytest.mark.slow
     def test_few_parameters_are_climbed_to_the_top(self) -> None:
         found = max(value for _, value in run(SECTIONS, hill, 25, 0))
         assert found > -0.004
