@@ -35,7 +35,7 @@ from optimizer.system.retry import Retry
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials
 from optimizer.voting.pairs import choose_pair
-from optimizer.voting.standings import load_standings
+from optimizer.voting.preferred_trials import load_preferred_trials
 from optimizer.work.heartbeat import registered_worker
 from optimizer.work.trial_order import TrialOrder
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
@@ -150,7 +150,7 @@ def _outcome(records: StudyRecords, landscape: DemoLandscape) -> str:
     """Say what the merge that people prefer is worth: its true gain over the better parent, and what votes say."""
     (best,) = best_trials(load_trials(records), Objective.of_study(records.study))
     params = optuna_trials(records)[best.number].params
-    row = next((row for row in load_standings(records).rows if row.number == best.number), None)
+    row = next((row for row in load_preferred_trials(records).rows if row.number == best.number), None)
     gain = landscape.gain(params, SEARCH)
     if row is None or row.lead is None:
         return f"{gain:.3f} | {best.name} | |"

@@ -51,7 +51,7 @@ def _found(records: StudyRecords, final: Final, objective: Objective) -> Iterato
         gain, among = winner.held_out[SINGLE], counted(len(final.candidates), "candidate")
         gained = f"held-out gain: objective {gain_text(gain)} over parent {gain.parent}"
         yield f"{gained}, of trial {winner.number}, the best of {among}"
-        if (told := _preferred(records, final, winner)) is not None:
+        if (told := preferred_to_parent(records, final, winner)) is not None:
             yield told
         if (kept := held_out_constraints(winner, objective)) is not None:
             yield f"trial {winner.number} keeps the constraints in the final: {kept}"
@@ -60,7 +60,7 @@ def _found(records: StudyRecords, final: Final, objective: Objective) -> Iterato
         yield f"several objectives have no single winner: choose a trial with `{command}`"
 
 
-def _preferred(records: StudyRecords, final: Final, winner: Finalist) -> str | None:
+def preferred_to_parent(records: StudyRecords, final: Final, winner: Finalist) -> str | None:
     """Say in how many votes on its pictures the best merge was preferred to the better parent; None without any."""
     letter = winner.held_out[SINGLE].parent
     parent = next(each for each in final.parents if each.origin.parent == letter)
@@ -69,6 +69,6 @@ def _preferred(records: StudyRecords, final: Final, winner: Finalist) -> str | N
         return None
     (low, high), decided = votes.interval, votes.preferred + votes.other
     return (
-        f"people preferred trial {winner.number} to parent {letter} in {votes.preferred} of "
-        f"{counted(decided, 'vote')} that decided ({100 * low:.0f} to {100 * high:.0f} %)"
+        f"people preferred trial {winner.number} to parent {letter} in {votes.preferred} of {decided} votes between "
+        f"them, without those for neither ({100 * low:.0f} to {100 * high:.0f} %)"
     )

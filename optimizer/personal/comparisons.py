@@ -15,6 +15,8 @@ from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.votes import SHARES, Vote, load_votes
 
+_Answer = tuple[str, float | None, str, int]  # person, when, prompt and seed: the same in a clone
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedRenders:
@@ -56,7 +58,7 @@ class Compared:
 
 
 def load_comparisons(database: Database, artifacts: Artifacts, people: Collection[str] = ()) -> Compared:
-    """Read the votes and ratings of all studies that can be read here.
+    """Read the votes and ratings of all studies that can be read here, each once: clones have copies of them.
 
     Args:
         artifacts: where the studies' renders are.
@@ -65,12 +67,17 @@ def load_comparisons(database: Database, artifacts: Artifacts, people: Collectio
     Raises:
         StudyChangedError: the renders of a trial are not those of its study's suite.
     """
-    found = [each for records in list_studies(database) for each in _of_study(records, artifacts, people)]
-    comparisons = tuple(each for each in found if each is not None)
+    found: dict[_Answer, ComparedRenders | None] = {}
+    for records in list_studies(database):
+        for answer, compared in _of_study(records, artifacts, people):
+            found[answer] = found.get(answer) or compared
+    comparisons = tuple(each for each in found.values() if each is not None)
     return Compared(comparisons=comparisons, lost=len(found) - len(comparisons))
 
 
-def _of_study(records: StudyRecords, artifacts: Artifacts, people: Collection[str]) -> Iterator[ComparedRenders | None]:
+def _of_study(
+    records: StudyRecords, artifacts: Artifacts, people: Collection[str]
+) -> Iterator[tuple[_Answer, ComparedRenders | None]]:
     """Yield a study's votes and ratings as comparisons; None for one of which a render is not stored."""
     said = (*load_judgements(records), *load_votes(records, held_out=True))
     judged = [vote for vote in said if not people or vote.person in people]
@@ -80,17 +87,17 @@ def _of_study(records: StudyRecords, artifacts: Artifacts, people: Collection[st
         if vote.verdict is None:
             continue
         first, second = (files.get((vote.held_out, number, vote.item)) for number in (vote.left, vote.right))
-        if first is None or second is None:
-            yield None
-            continue
         item = suites[vote.held_out][vote.item]
-        yield ComparedRenders(
-            first=first,
-            second=second,
-            share=SHARES[vote.verdict],
-            person=vote.person,
-            item=(item.prompt, item.seed),
-        )
+        compared = None
+        if first is not None and second is not None:
+            compared = ComparedRenders(
+                first=first,
+                second=second,
+                share=SHARES[vote.verdict],
+                person=vote.person,
+                item=(item.prompt, item.seed),
+            )
+        yield (vote.person, vote.voted_at, item.prompt, item.seed), compared
 
 
 def _files(

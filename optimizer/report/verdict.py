@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from basics.messages import counted
+from optimizer.outcome.in_words import preferred_to_parent
 from optimizer.report.prompts import PromptGains
 from optimizer.report.results import Results
 from optimizer.report.wording import interval, signed, with_interval
@@ -91,6 +92,7 @@ def _sentences(results: Results, prompts: PromptGains) -> Iterator[str]:
     elif results.gain is not None:
         yield _how_much(results, results.gain)
         yield _how_sure(results, results.gain)
+        yield from _preferred(results)
         suite = results.suite(held_out=results.is_held_out)
         yield from (f"{_sentence(note)}." for note in basis_notes([{SINGLE: results.gain}], suite))
         yield from _shrinkage(results, results.gain)
@@ -135,13 +137,25 @@ def _how_sure(results: Results, gain: Gain) -> str:
     return f"{within}: it includes 0, so the difference may be luck."
 
 
+def _preferred(results: Results) -> Iterator[str]:
+    """Yield in how many votes the merge shown was preferred to the better parent, where a final asked for votes."""
+    final = results.current_final
+    winner = None if final is None else final.winner
+    if final is None or winner is None or winner.number != results.shown.number:
+        return
+    told = preferred_to_parent(results.records, final, winner)
+    if told is not None:
+        yield f"{_sentence(told)}."
+
+
 def _shrinkage(results: Results, gain: Gain) -> Iterator[str]:
     """Yield how large the gain was in the search, where that is another one."""
     searched = results.shown.gains.get(SINGLE)
     if results.is_held_out and searched is not None:
         shrank = is_ahead(gain) and searched.value > gain.value
         why = " Choosing the best of many trials explains such a drop." if shrank else ""
-        yield f"In the search it was {with_interval(searched)}.{why}"
+        over = f" over parent {searched.parent}" if searched.parent != gain.parent else ""
+        yield f"In the search it was {with_interval(searched)}{over}.{why}"
 
 
 def _lost(results: Results, prompts: PromptGains) -> Iterator[str]:

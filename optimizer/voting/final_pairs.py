@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from optimizer.preference.model import Preference
-from optimizer.voting.pairs import Pair, information, least_shown
+from optimizer.voting.pairs import Pair, have_items_in_common, information, laid_out
 from studies.records.votes import Vote
 
 
@@ -32,7 +32,7 @@ def choose_final_pair(
         random: where chance comes from; it also decides who stands on the left.
     """
     numbers = preference.numbers
-    comparable = np.array([[bool(items[one] & items[two]) and one != two for two in numbers] for one in numbers])
+    comparable = have_items_in_common(numbers, items)
     is_parent = np.array([number in parents for number in numbers])
     able = comparable.any(axis=1) & ~is_parent
     if not able.any():
@@ -45,7 +45,4 @@ def choose_final_pair(
     if not others[against].any():
         against = 1 - against
     second = int(np.argmax(np.where(others[against], told[against], -np.inf)))
-    pair = (numbers[first], numbers[second])
-    left, right = pair if random.random() < 0.5 else pair[::-1]
-    common = sorted(items[left] & items[right])
-    return Pair(item=least_shown(common, {left, right}, shown, random), left=left, right=right)
+    return laid_out((numbers[first], numbers[second]), items, shown, random)

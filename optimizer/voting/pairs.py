@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optimizer.preference.model import Floats, Preference
 from studies.records.votes import Vote
@@ -39,8 +40,7 @@ def choose_pair(
         shown: pairs that were shown before, to anybody.
         random: where chance comes from; it also decides who stands on the left.
     """
-    numbers = preference.numbers
-    comparable = np.array([[bool(items[one] & items[two]) and one != two for two in numbers] for one in numbers])
+    comparable = have_items_in_common(preference.numbers, items)
     if not comparable.any():
         return None
     able = comparable.any(axis=1)
@@ -48,10 +48,21 @@ def choose_pair(
     first = int(np.argmax(np.where(able, drawn, -np.inf)))
     told = np.where(comparable[first], information(preference, first), -np.inf)
     second = int(np.argmax(told + 1e-9 * random.random(len(told))))
-    pair = (numbers[first], numbers[second])
+    return laid_out((preference.numbers[first], preference.numbers[second]), items, shown, random)
+
+
+def have_items_in_common(numbers: Sequence[int], items: Mapping[int, frozenset[int]]) -> NDArray[np.bool_]:
+    """Return which trials have a render of the same item [n, n]; False for a trial and itself."""
+    return np.array([[bool(items[one] & items[two]) and one != two for two in numbers] for one in numbers])
+
+
+def laid_out(
+    pair: tuple[int, int], items: Mapping[int, frozenset[int]], shown: Sequence[Vote], random: np.random.Generator
+) -> Pair:
+    """Choose an item of two trials, and by chance who stands on the left."""
     left, right = pair if random.random() < 0.5 else pair[::-1]
     common = sorted(items[left] & items[right])
-    return Pair(item=least_shown(common, {left, right}, shown, random), left=left, right=right)
+    return Pair(item=_least_shown(common, {left, right}, shown, random), left=left, right=right)
 
 
 def information(preference: Preference, index: int) -> Floats:
@@ -72,7 +83,7 @@ def _entropy(chance: Floats) -> Floats:
     return np.asarray(-(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside)))
 
 
-def least_shown(items: Sequence[int], pair: set[int], shown: Sequence[Vote], random: np.random.Generator) -> int:
+def _least_shown(items: Sequence[int], pair: set[int], shown: Sequence[Vote], random: np.random.Generator) -> int:
     """Return the item of which this pair was shown least often; of those, the one that was shown least often at all."""
     of_pair = Counter(vote.item for vote in shown if {vote.left, vote.right} == pair)
     of_all = Counter(vote.item for vote in shown)

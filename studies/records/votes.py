@@ -78,9 +78,13 @@ def cast_vote(records: StudyRecords, token: str, verdict: Verdict) -> bool:
 
     The last word counts: a page that sends an answer again changes nothing.
     """
+    votes = tables.votes
+    same = votes.c.verdict == verdict
     with records.database.write() as connection:
         stored = connection.execute(
-            tables.votes.update().where(_is_pair(records, token)).values(verdict=verdict, voted_at=now())
+            votes.update()
+            .where(_is_pair(records, token))
+            .values(verdict=verdict, voted_at=sa.case((same, votes.c.voted_at), else_=now()))
         )
         return stored.rowcount > 0
 

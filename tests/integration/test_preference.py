@@ -16,6 +16,7 @@ from reported_study import ReportedStudy, begin_reported, store_pictures
 
 from optimizer.observe.events import VotesAwaited
 from optimizer.outcome.rescore import require_rescorable
+from optimizer.personal.comparisons import load_comparisons
 from optimizer.preference import values as preference_values
 from optimizer.preference.model import Preference, fit
 from optimizer.preference.search import AHEAD, as_voted, lacks_votes
@@ -24,8 +25,8 @@ from optimizer.trial.best import load_best
 from optimizer.trial.objective import SINGLE
 from optimizer.trial.stored_scores import trial_scores
 from optimizer.voting.ballots import Ballots
+from optimizer.voting.preferred_trials import load_preferred_trials
 from optimizer.voting.rated_renders import RatedRenders
-from optimizer.voting.standings import load_standings
 from optimizer.work.trial_loop import TrialLoop
 from studies.errors import RescoreError, StudyMissingError
 from studies.records import tables
@@ -73,12 +74,12 @@ def test_votes_become_the_objective_with_an_interval_and_a_standard_error(tmp_pa
     vote(study.records, 4, 1, 9)
     vote(study.records, 1, 0, 9)
     refresh_preference(study.records)
-    trials, standings = study.trials(), {row.number: row for row in load_standings(study.records).rows}
+    trials, preferred = study.trials(), {row.number: row for row in load_preferred_trials(study.records).rows}
     factor = 1 / study.records.study.spec.infos["preference"].unit
     best = load_best(study.records, study.objective)
     assert best is not None
     assert best.trial.number == 4
-    gain, lead = trials[4].gains["preference"], standings[4].lead
+    gain, lead = trials[4].gains["preference"], preferred[4].lead
     assert lead is not None
     assert gain.parent == "B"
     assert gain.basis == "votes"
@@ -110,7 +111,7 @@ def test_ratings_count_as_votes_between_renders_that_a_person_rated_one_after_th
     values = [trial.objectives[SINGLE] for trial in study.trials()]
     assert values[4] == max(values)
     assert values[5] == min(values)
-    lead = next(row.lead for row in load_standings(study.records).rows if row.number == 4)
+    lead = next(row.lead for row in load_preferred_trials(study.records).rows if row.number == 4)
     assert lead is not None
     assert study.trials()[4].gains["preference"].value == pytest.approx(lead.value, rel=1e-3)
     page.undo("ann")
@@ -186,6 +187,8 @@ def test_a_clone_goes_on_with_the_votes(tmp_path: Path) -> None:
     assert [(each.number, each.rating) for each in load_ratings(clone)] == [(2, 7)]
     assert [trial.objectives for trial in load_trials(clone)] == [trial.objectives for trial in study.trials()]
     assert len(load_votes(study.records)) == 5
+    store_pictures(study, range(6), size=(8, 8))
+    assert len(load_comparisons(study.records.database, study.artifacts).comparisons) == 5  # each once
     assert load_votes(clone_study(study.records, study.artifacts, "empty", trials=False)) == []
 
 

@@ -26,9 +26,9 @@ from stored_study import store_study
 from optimizer.observe.guarded_server import guarded_server
 from optimizer.voting.application import LIMITS, VotePage
 from optimizer.voting.ballots import Ballots
+from optimizer.voting.preferred_trials import load_preferred_trials
 from optimizer.voting.questions import Questions
 from optimizer.voting.rated_renders import RatedRenders
-from optimizer.voting.standings import load_standings
 from studies.files.artifacts import Artifacts
 from studies.records import tables
 from studies.records.database import Database, open_database
@@ -316,14 +316,14 @@ def test_a_vote_on_a_study_that_was_deleted_is_told(page: Page) -> None:
     assert page.post("/answer", token=pair["token"], answer="left") == {"stored": False}
 
 
-def test_standings_name_the_lead_over_the_better_parent(page: Page) -> None:
+def test_preferred_trials_name_the_lead_over_the_better_parent(page: Page) -> None:
     records = page.study.records
     for better, worse in [(4, 0)] * 9 + [(1, 0)] * 3 + [(4, 1)] * 9:
         cast_vote(records, show_pair(records, "bob", 0, better, worse).token, "left")
-    standings = load_standings(records)
-    assert [row.number for row in standings.rows] == [4, 1, 0]
-    assert (standings.votes, standings.people) == (21, ("bob",))
-    best, parent, other = standings.rows
+    preferred = load_preferred_trials(records)
+    assert [row.number for row in preferred.rows] == [4, 1, 0]
+    assert (preferred.votes, preferred.people) == (21, ("bob",))
+    best, parent, other = preferred.rows
     assert best.over == "parent B"
     assert best.lead is not None
     assert best.lead.low > 0
@@ -360,21 +360,21 @@ def test_only_whole_numbers_from_0_to_10_are_ratings(rating_page: Page, answer: 
     assert load_ratings(rating_page.study.records) == []
 
 
-def test_standings_have_the_mean_rating_with_students_interval(reported: ReportedStudy) -> None:
+def test_preferred_trials_have_the_mean_rating_with_students_interval(reported: ReportedStudy) -> None:
     records = reported.records
     for number, given in ((4, (7, 9, 8, 10)), (1, (5, 5)), (0, (3,))):
         for rating in given:
             store_rating(records, show_render(records, "bob", 0, number).token, rating)
     cast_vote(records, show_pair(records, "ann", 0, 1, 0).token, "left")
-    standings = load_standings(records)
-    assert [row.number for row in standings.rows] == [4, 1, 0]
-    assert (standings.votes, standings.ratings, standings.people) == (1, 7, ("ann", "bob"))
-    best = standings.rows[0].rating
+    preferred = load_preferred_trials(records)
+    assert [row.number for row in preferred.rows] == [4, 1, 0]
+    assert (preferred.votes, preferred.ratings, preferred.people) == (1, 7, ("ann", "bob"))
+    best = preferred.rows[0].rating
     assert best is not None
     low, high = stats.t.interval(0.95, 3, 8.5, stats.sem([7, 9, 8, 10]))
     assert (best.value, best.count) == (8.5, 4)
     assert best.interval == pytest.approx((low, min(high, 10)))
-    same = standings.rows[1].rating
+    same = preferred.rows[1].rating
     assert same is not None
     assert same.interval is None
 
@@ -390,10 +390,10 @@ def test_votes_on_a_trial_that_was_deleted_count_for_nobody(page: Page) -> None:
         connection.execute(tables.scores.delete().where(tables.scores.c.trial_id == trial.id))
         connection.execute(tables.trials.delete().where(tables.trials.c.id == trial.id))
     assert page.post("/answer", token=open_pair.token, answer="left") == {"stored": True}
-    standings = load_standings(records)
-    assert [row.number for row in standings.rows] == [1, 0]
-    assert standings.rows[1].tally is not None
-    assert standings.rows[1].tally.count == 1
+    preferred = load_preferred_trials(records)
+    assert [row.number for row in preferred.rows] == [1, 0]
+    assert preferred.rows[1].tally is not None
+    assert preferred.rows[1].tally.count == 1
     ballots = Ballots(records, page.study.artifacts, np.random.default_rng(0))  # as after a restart of the page
     assert ballots.image(open_pair.token, "left") is None
     pair = ballots.ask("ann")

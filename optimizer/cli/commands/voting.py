@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ from optimizer.cli.common import (
     StudyName,
     database_to_change,
     database_to_read,
+    fail,
     loading_libraries,
     stored_url,
 )
@@ -23,8 +25,8 @@ from studies.system.advice import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from optimizer.voting.mean_ratings import MeanRating
+    from optimizer.voting.preferred_trials import PreferredTrial
     from optimizer.voting.questions import Questions
-    from optimizer.voting.standings import Standing
     from studies.files.artifacts import Artifacts
     from studies.records.study_records import StudyRecords
 
@@ -52,9 +54,12 @@ def vote(
     with loading_libraries():
         from optimizer.observe.guarded_server import guarded_server
         from optimizer.voting.application import LIMITS, VotePage
-        from studies.files.artifacts import Artifacts
+        from studies.files.artifacts import Artifacts, is_bucket
 
-        questions = _questions(records, Artifacts.existing(url, artifacts), rate=rate)
+        store = Artifacts.existing(url, artifacts)
+        if not is_bucket(store.location) and not Path(store.location).is_dir():
+            fail(f"there is no folder {store.location}, where the study's renders should be: name it with --artifacts")
+        questions = _questions(records, store, rate=rate)
     server = guarded_server(VotePage(questions, person or own_name()), host, port, password, LIMITS)
     serve(server, host, "/", "vote", show=show)
 
@@ -84,29 +89,29 @@ def votes(
 
     records = open_study(database, study)
     with loading_libraries():
-        from optimizer.voting.standings import load_final_standings, load_standings
+        from optimizer.voting.preferred_trials import load_preferred_in_final, load_preferred_trials
 
-        searched, in_final = load_standings(records), load_final_standings(records)
+        searched, in_final = load_preferred_trials(records), load_preferred_in_final(records)
     if as_json:
         rows = [_as_json(each, held_out=False) for each in searched.rows]
         rows += [_as_json(each, held_out=True) for each in in_final.rows]
         typer.echo(json.dumps(rows, indent=2, allow_nan=False))
         return
-    from optimizer.cli.views.votes import print_standings
+    from optimizer.cli.views.votes import print_preferred_trials
 
-    print_standings(records.study, records.database.url, searched, in_final)
+    print_preferred_trials(records.study, records.database.url, searched, in_final)
 
 
-def _as_json(standing: Standing, *, held_out: bool) -> dict[str, object]:
-    lead, tally = standing.lead, standing.tally
+def _as_json(preferred: PreferredTrial, *, held_out: bool) -> dict[str, object]:
+    lead, tally = preferred.lead, preferred.tally
     return {
         "held_out": held_out,
-        "number": standing.number,
-        "name": standing.name,
-        "votes": standing.votes,
+        "number": preferred.number,
+        "name": preferred.name,
+        "votes": preferred.votes,
         "lead": None if lead is None else {"value": lead.value, "low": lead.low, "high": lead.high},
-        "over": standing.over,
-        "rating": None if standing.rating is None else _rating_as_json(standing.rating),
+        "over": preferred.over,
+        "rating": None if preferred.rating is None else _rating_as_json(preferred.rating),
         "preferred": None if tally is None else [tally.preferred, tally.other, tally.undecided],
     }
 

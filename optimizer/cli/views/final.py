@@ -82,8 +82,9 @@ def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Fold
     ):
         table.head(escaped(head))
     for candidate in final.candidates:
-        cells = [_cell(candidate.in_sample, names), _cell(candidate.held_out, names)]
-        cells += [_cell(candidate.held_out, (name,)) for name in scorers]
+        held_out = {} if final.awaits_votes else candidate.held_out  # before a vote they are those of nobody's taste
+        cells = [_cell(candidate.in_sample, names), _cell(held_out, names) or "no votes yet"]
+        cells += [_cell(held_out, (name,)) for name in scorers]
         role = role_in_final(final, candidate, objective)
         state = "failed" if candidate.failure is not None else f"[bold]{role}[/]" if role else ""
         if held_out_breach(candidate, objective) is not None:

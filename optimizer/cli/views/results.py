@@ -14,12 +14,14 @@ from optimizer.cli.views.front import print_front
 from optimizer.cli.views.groups import print_groups
 from optimizer.cli.views.tables import FoldingTable
 from optimizer.outcome.in_words import best_in_words
+from optimizer.outcome.next_commands import vote_command
 from optimizer.report.results import results_with
 from optimizer.search.depth.ties import split_before, split_in_words
 from optimizer.search.stopping import own_trials, stored_end
 from optimizer.trial.best import BEST_MERGE, REASONS, Best, best_of, load_results
 from optimizer.trial.front import check_weights
 from optimizer.trial.gain_text import basis_notes, gain_text
+from optimizer.trial.missing_final import votes_missing
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, complete_parents, is_feasible, stopped_after
 from optimizer.trial.repeats import note_of_repeats
@@ -27,6 +29,7 @@ from optimizer.trial.stored_scores import trial_scores
 from studies.errors import StudyError
 from studies.records import optuna_studies, stored_studies
 from studies.records.database import Database
+from studies.records.finals import lacks_final
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.records.workers import live_workers, workers_at
@@ -110,23 +113,41 @@ def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[st
         if any(trial.estimated for trial in trials):
             console.print("~ marks an estimate from the images that were rendered; the gain is over these alone")
     if complete:
-        console.print(_scores_table(records, trials, objective, best))
-        console.print(f"objective: {escaped(objective.formula())}")
-        print_constraints(trials, objective)
-        console.print(EXPLANATION, soft_wrap=True)
-        if not study.spec.suite.counts_alike:
-            console.print(WEIGHTED, soft_wrap=True)
-        print_notes(basis_notes([trial.gains_over_others for trial in complete], study.spec.suite))
-        print_repeats(records, trials)
+        _print_scores(records, trials, objective, best)
     if complete and len(objective.names) > 1:
         print_front(trials, objective, best)
     _print_progress(records, trials)
     if final is not None:
         print_final(records, final, trials, objective)
+    _print_missing_votes(records, trials)
     if best is not None:
         print_groups(results_with(records, objective, trials, final, best))
     if best is not None:
         console.print(f"best: {escaped(best_in_words(best, objective))}", soft_wrap=True)
+
+
+def _print_scores(
+    records: StudyRecords, trials: Sequence[StoredTrial], objective: Objective, best: Best | None
+) -> None:
+    """Print every score of the parents and the best, and what its figures mean."""
+    spec = records.study.spec
+    console.print(_scores_table(records, trials, objective, best))
+    console.print(f"objective: {escaped(objective.formula())}")
+    print_constraints(trials, objective)
+    if not spec.by_votes_alone:
+        console.print(EXPLANATION, soft_wrap=True)
+    if not spec.suite.counts_alike:
+        console.print(WEIGHTED, soft_wrap=True)
+    complete = [trial for trial in trials if trial.state == "complete"]
+    print_notes(basis_notes([trial.gains_over_others for trial in complete], spec.suite))
+    print_repeats(records, trials)
+
+
+def _print_missing_votes(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
+    """Print on how many more merges people have to vote before the final; nothing where it does not wait for that."""
+    if lacks_final(records, trials) and (missing := votes_missing(records, trials)):
+        before = f"the final waits until people have voted on {counted(missing, 'more merge')}: {vote_command(records)}"
+        console.print(escaped(before), soft_wrap=True)
 
 
 def print_constraints(trials: Sequence[StoredTrial], objective: Objective) -> None:

@@ -20,7 +20,7 @@ from studies.records.votes import Vote, load_votes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class PreferredTrial:
     """A trial in the order of preference."""
 
     number: int
@@ -33,16 +33,16 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standings:
+class PreferredTrials:
     """The trials that were compared, the most preferred first, then those that ratings compare with none."""
 
-    rows: tuple[Standing, ...]
+    rows: tuple[PreferredTrial, ...]
     votes: int
     ratings: int
     people: tuple[str, ...]  # who voted or rated
 
 
-def load_final_standings(records: StudyRecords) -> Standings:
+def load_preferred_in_final(records: StudyRecords) -> PreferredTrials:
     """Read the votes on the renders of the present final, and work out what they say; no rows where there are none.
 
     Leads are over the parent that the final compares with.
@@ -55,10 +55,10 @@ def load_final_standings(records: StudyRecords) -> Standings:
     over = next((number for number, each in scored.items() if each.origin.parent in letters), None)
     people = tuple(dict.fromkeys(vote.person for vote in votes))
     rows = _compared(votes, (), trials, {}, {}, over)
-    return Standings(rows=tuple(rows), votes=len(votes), ratings=0, people=people)
+    return PreferredTrials(rows=tuple(rows), votes=len(votes), ratings=0, people=people)
 
 
-def load_standings(records: StudyRecords) -> Standings:
+def load_preferred_trials(records: StudyRecords) -> PreferredTrials:
     """Read the votes and ratings of a study's search, and work out what they say."""
     votes, ratings = load_votes(records), load_ratings(records)
     trials = {trial.number: trial for trial in load_trials(records) if trial.is_whole}
@@ -67,12 +67,12 @@ def load_standings(records: StudyRecords) -> Standings:
     compared = _compared(votes, tuple(rated_pairs(ratings)), trials, points, means)
     there = {row.number for row in compared}
     rated = (
-        Standing(number=number, name=trials[number].name, votes=0, lead=None, over=None, tally=None, rating=mean)
+        PreferredTrial(number=number, name=trials[number].name, votes=0, lead=None, over=None, tally=None, rating=mean)
         for number, mean in means.items()
         if number not in there
     )
     people = dict.fromkeys([vote.person for vote in votes] + [rating.person for rating in ratings])
-    return Standings(rows=(*compared, *rated), votes=len(votes), ratings=len(ratings), people=tuple(people))
+    return PreferredTrials(rows=(*compared, *rated), votes=len(votes), ratings=len(ratings), people=tuple(people))
 
 
 def _compared(
@@ -82,7 +82,7 @@ def _compared(
     points: Mapping[int, Floats],
     means: Mapping[int, MeanRating],
     over: int | None = None,
-) -> list[Standing]:
+) -> list[PreferredTrial]:
     """Return the trials that were compared with others, the most preferred first.
 
     Args:
@@ -101,7 +101,7 @@ def _compared(
     preferred = next((number for number in ranked if trials[number].origin.parent is not None), None)
     parent = over if over in ranked else preferred
     return [
-        Standing(
+        PreferredTrial(
             number=number,
             name=trials[number].name,
             votes=counts[number],
