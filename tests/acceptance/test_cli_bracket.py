@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -209,8 +210,11 @@ def test_by_vote_the_answers_on_the_page_decide(bracket: Call, files: Path) -> N
         port = free.getsockname()[1]
 
     def post(path: str, **body: str) -> dict[str, Any]:
-        content, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", content, kind)) as answer:
+        url, kind = f"http://127.0.0.1:{port}", {"Content-Type": "application/json"}
+        with urllib.request.urlopen(f"{url}/") as page:
+            (identity,) = re.findall('data-identity="(.*?)"', page.read().decode())
+        content = json.dumps({"identity": identity, **body}).encode()
+        with urllib.request.urlopen(urllib.request.Request(f"{url}{path}", content, kind)) as answer:
             read: dict[str, Any] = json.loads(answer.read())
         return read
 

@@ -248,20 +248,20 @@ def test_a_study_without_pictures_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     first_fast(
-        3,
+        4,
         [
-            ("/answer", {"token": "0" * 32, "answer": "best"}, 400),
             ("/answer", {"token": "\ud800", "answer": "left"}, 400),  # half of a pair, which cannot be stored
+            ("/next", {"person": "ann", "identity": "\ud800"}, 409),
             ("/next", {"person": "a\u202eb"}, 400),
+            ("/next", {"person": "a" * 5000}, 413),
+            ("/answer", {"token": "0" * 32, "answer": "best"}, 400),
             ("/answer", {"answer": "left"}, 400),
             ("/answer", {"token": "0" * 31 + "\n", "answer": "left"}, 400),
             ("/answer", {"token": "0" * 32, "answer": "\ud800"}, 400),
             ("/next", {"person": "a\ud800"}, 400),
             ("/undo", {"person": "a\ud800"}, 400),
-            ("/next", {"person": "ann", "identity": "\ud800"}, 409),
             ("/next", {"person": "   "}, 400),
             ("/next", {"person": "x" * 101}, 400),
-            ("/next", {"person": "a" * 5000}, 413),
             ("/next", {"person": "ann", "identity": None}, 409),
             ("/elsewhere", {}, 404),
         ],
