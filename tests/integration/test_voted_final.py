@@ -256,7 +256,7 @@ def test_people_see_the_votes_of_both(short: ShortStudy, call: Call) -> None:
     assert "short: 30 votes by ann" in out
     assert "short, the final: 5 votes by bob" in out
     rows = json.loads(call("study", "votes", "short", "--json", "--storage", short.database.url, code=0).out)
-    assert {row["number"] for row in rows if row["held_out"]} == {0, 2}
+    assert {row["trial"] for row in rows if row["held_out"]} == {0, 2}
 
 
 def test_beside_other_scores_both_count(tmp_path: Path) -> None:

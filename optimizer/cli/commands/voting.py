@@ -106,7 +106,7 @@ def _as_json(preferred: PreferredTrial, *, held_out: bool) -> dict[str, object]:
     lead, tally = preferred.lead, preferred.tally
     return {
         "held_out": held_out,
-        "number": preferred.number,
+        "trial": preferred.number,
         "name": preferred.name,
         "votes": preferred.votes,
         "lead": None if lead is None else {"value": lead.value, "low": lead.low, "high": lead.high},
