@@ -63,8 +63,10 @@ def _found(records: StudyRecords, final: Final, objective: Objective) -> Iterato
 def preferred_to_parent(records: StudyRecords, final: Final, winner: Finalist) -> str | None:
     """Say in how many votes on its pictures the best merge was preferred to the better parent; None without any."""
     letter = winner.held_out[SINGLE].parent
-    parent = next(each for each in final.parents if each.origin.parent == letter)
-    votes = tally(load_votes(records, held_out=True) if final.votes else (), winner.number, parent.number)
+    parent = next((each for each in final.parents if each.origin.parent == letter), None)
+    if not final.votes or parent is None:
+        return None
+    votes = tally(load_votes(records, held_out=True), winner.number, parent.number)
     if votes.interval is None:
         return None
     (low, high), decided = votes.interval, votes.preferred + votes.other
