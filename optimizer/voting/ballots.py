@@ -16,6 +16,7 @@ from optimizer.voting.pairs import Pair, choose_pair
 from optimizer.voting.questions import Question, QuestionKind
 from optimizer.voting.study_questions import StudyQuestions
 from studies.files.artifacts import Artifacts
+from studies.records.judgements import load_judgements
 from studies.records.study_records import StudyRecords
 from studies.records.votes import Verdict, Vote, cast_vote, load_pair, load_votes, show_pair, take_back
 
@@ -41,7 +42,8 @@ class Ballots(StudyQuestions):
             return None
         held_out = candidates.held_out
         votes = load_votes(records, held_out=held_out)
-        preference = fit(votes, candidates.numbers, candidates.points)
+        said = votes if held_out else load_judgements(records)
+        preference = fit(said, candidates.numbers, candidates.points)
         with self._lock:
             pair = self._pair(candidates, preference, votes)
         if pair is None:
